@@ -1,0 +1,256 @@
+"""From figures to docs/BENCHMARKS.md: medians with their spread, ratios, and the bounds."""
+
+from dataclasses import dataclass
+from statistics import median
+
+import plot
+
+EMBEDDED = "pixel"
+BROKERED = "pixel-http + pixel-storage"
+ASYNC = "axum-lapin"
+BARE = ("bare", "bare-unstarved")
+MIB = 2**20
+
+DURABLE = {EMBEDDED, BROKERED, ASYNC}
+
+WHAT = {
+    "nginx": "`empty_gif` and a combined access log, unbuffered, two workers: no broker, nothing durable",
+    "bare": "tiny_http answers the GIF from four threads and does nothing else",
+    "bare-unstarved": "the same, with a connection to itself every 5 ms, so that no connection starves",
+    "axum-lapin": "axum and lapin: a confirmed persistent message a visit to a quorum queue, one channel; "
+                  "the consumer appends, syncs and acknowledges up to 500 at once",
+    "pixel": "embedded: durable before the answer, appended and synced to the output",
+    "pixel-http + pixel-storage": "durable before the answer, through RabbitMQ, appended and synced to the output",
+}
+
+
+@dataclass
+class Bound:
+    figure: str
+    wanted: str
+    reached: bool
+    value: str
+
+
+@dataclass
+class Spread:
+    """Several rounds of one figure."""
+    values: list
+
+    @property
+    def middle(self):
+        return median(self.values)
+
+    def text(self, form="{:,.0f}", scale=1.0):
+        low, middle, high = (form.format(v * scale)
+                             for v in (min(self.values), self.middle, max(self.values)))
+        return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def of(rounds, key):
+    return Spread([figures[key] for figures in rounds])
+
+
+def ratio(rounds, others, key):
+    """Round by round, because contenders of one round met the same machine."""
+    return Spread([mine[key] / theirs[key] for mine, theirs in zip(rounds, others)])
+
+
+def stronger_bare(table):
+    return max(BARE, key=lambda name: of(table[name], "rate").middle)
+
+
+def bounds(results):
+    """The rows of "what must be reached" that this run has figures for."""
+    found = []
+
+    def add(figure, wanted, spread, limit, at_least, form="{:.2f}", scale=1.0):
+        # No spread: the figure is already the worst of its kind.
+        value = spread.middle
+        reached = value >= limit if at_least else value <= limit
+        found.append(Bound(figure, wanted, reached, spread.text(form, scale)))
+
+    if table := results.get("throughput", {}).get("64"):
+        bare = stronger_bare(table)
+        add("brokered end to end, 64 connections, by `axum-lapin` end to end", "at least 2.0",
+            ratio(table[BROKERED], table[ASYNC], "rate"), 2.0, True)
+        add(f"`pixel` embedded, 64 connections, by `{bare}`", "at least 0.85",
+            ratio(table[EMBEDDED], table[bare], "rate"), 0.85, True)
+        add(f"brokered end to end, 64 connections, by `{bare}`", "at least 0.70",
+            ratio(table[BROKERED], table[bare], "rate"), 0.7, True)
+        add("CPU a visit, brokered by `axum-lapin`, all processes", "at most 0.50",
+            ratio(table[BROKERED], table[ASYNC], "cpu_per_million"), 0.5, False)
+    if figures := results.get("backlogs", {}).get("1000000"):
+        drains = figures["drains"][BROKERED]
+        add("backlog of a million through RabbitMQ, visits a second", "at least 200,000",
+            of(drains, "rate"), 200_000, True, "{:,.0f}")
+        add("peak RSS of `pixel-storage` draining a million, MiB", "at most 64",
+            Spread([d["peak"]["pixel-storage"] for d in drains]), 64 * MIB, False, "{:.1f}", 1 / MIB)
+    if table := results.get("throughput", {}).get("256"):
+        add("peak RSS of `pixel-http`, 256 connections, MiB", "at most 64",
+            Spread([r["peak"]["pixel-http"] for r in table[BROKERED]]),
+            64 * MIB, False, "{:.1f}", 1 / MIB)
+    if rounds := results.get("latency"):
+        add("p99 of `/track` at 5,000/s, broker down by up", "at most 1.20",
+            ratio(rounds["pixel-http, broker down"], rounds["pixel-http, broker up"], "p99"),
+            1.2, False)
+    return found
+
+
+def bounds_text(found):
+    rows = [f"{'reached    ' if b.reached else 'NOT REACHED'}  {b.figure}: {b.value}, {b.wanted}"
+            for b in found]
+    return "\n".join(rows)
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write(results, docs):
+    sections = [
+        head(results), what_must_be_reached(results), throughput(results), latency(results),
+        backlog(results), memory_and_start(results), method(results),
+    ]
+    (docs / "BENCHMARKS.md").write_text("\n".join(sections))
+    (docs / "benchmarks.svg").write_text(plot.throughput(results["throughput"], WHAT))
+
+
+def head(results):
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"""# Benchmarks
+
+Written by `make bench` from one run on {machine["date"]}; edit the harness, not this file.
+
+- Machine: {machine["cores"]} cores of {machine["processor"]}, {machine["memory"] / 2**30:.0f} GiB, \
+{machine["filesystem"]}, a small append and fdatasync takes {machine["sync_seconds"] * 1e6:.0f} µs. \
+The load generator, the programs and the broker share it.
+- {machine["system"]}; {versions}.
+- Figures are medians of the rounds, with the least and the greatest in brackets. Ratios are taken \
+round by round.
+
+![Visits a second](benchmarks.svg)
+"""
+
+
+def what_must_be_reached(results):
+    rows = [(b.figure, b.wanted, b.value, "reached" if b.reached else "**not reached**")
+            for b in bounds(results)]
+    return "## What must be reached\n\n" + table(("figure", "bound", "measured", ""), rows)
+
+
+def throughput(results):
+    parts = ["## Throughput\n"]
+    for connections, contenders in results["throughput"].items():
+        bare = stronger_bare(contenders)
+        rows = []
+        for name, rounds in sorted(contenders.items(), key=lambda item: list(WHAT).index(item[0])):
+            rows.append((
+                f"`{name}`",
+                f"{of(rounds, 'served').middle:.0f} of {connections}",
+                of(rounds, "answered").text(),
+                of(rounds, "rate").text() if rounds[0]["written"] else "none",
+                ratio(rounds, contenders[bare], "rate").text("{:.2f}"),
+                ratio(rounds, contenders[ASYNC], "rate").text("{:.2f}"),
+                of(rounds, "cpu_per_million").text("{:.1f}"),
+                sum(figures["refused"] for figures in rounds),
+            ))
+        parts.append(f"{connections} keep-alive connections:\n")
+        parts.append(table(
+            ("contender", "connections served", "answers/s", "visits written/s, end to end",
+             f"by `{bare}`", f"by `{ASYNC}`", "CPU s per million", "refused or failed"), rows))
+    parts.append("CPU seconds per million visits at 64 connections, by program:\n")
+    parts.append(table(("contender", "program", "CPU s per million"), [
+        (f"`{name}`", f"`{program}`",
+         Spread([figures["cpu"][program] for figures in rounds]).text("{:.1f}"))
+        for name, rounds in results["throughput"]["64"].items() if name in DURABLE
+        for program in rounds[0]["cpu"]]))
+    parts.append("\n".join(f"- `{name}`: {what}." for name, what in WHAT.items()) + "\n")
+    return "\n".join(parts)
+
+
+def latency(results):
+    rows = [(name, *(of(rounds, q).text("{:.2f}", 1e3) for q in ("p50", "p99", "p999")),
+             f"{of(rounds, 'answers').middle:,.0f}", sum(f["refused"] for f in rounds))
+            for name, rounds in results["latency"].items()]
+    return f"""## Answers at {results["plan"]["rate"]:,} a second
+
+{table(("", "p50, ms", "p99, ms", "p99.9, ms", "answers a round", "refused or failed"), rows)}
+Down: the broker is killed. Booting: RabbitMQ starts on the same cores. Back: from its first greeting \
+on, while the backlog of the outage drains.
+"""
+
+
+def backlog(results):
+    rows = []
+    for figures in results["backlogs"].values():
+        brokered, embedded = (figures["drains"][name] for name in (BROKERED, EMBEDDED))
+        rows.append((
+            f"{figures['visits']:,}", f"{figures['accept_rate']:,.0f}",
+            f"{figures['bytes_a_visit']:.0f}", f"{figures['peak'] / MIB:.1f}",
+            of(brokered, "first_answer").text("{:.0f}", 1e3),
+            of(brokered, "rate").text(), of(brokered, "cpu_per_million").text("{:.1f}"),
+            of(embedded, "rate").text(), of(embedded, "cpu_per_million").text("{:.1f}"),
+        ))
+    return f"""## A backlog
+
+Collected by `pixel-http` at 64 connections while no broker answers. Drains run from the start of the \
+program that has the backlog until its last line is in the output, RabbitMQ and `pixel-storage` being \
+up; the embedded drain is `pixel` started on the same spool.
+
+{table(("visits", "accepted/s while it grew", "bytes of spool a visit", "peak RSS, MiB",
+        "first answer with it, ms", "drained/s through RabbitMQ", "CPU s per million",
+        "drained/s embedded", "CPU s per million"), rows)}"""
+
+
+def memory_and_start(results):
+    def programs(rounds, key):
+        return {name: Spread([figures[key][name] for figures in rounds]) for name in rounds[0][key]}
+
+    mib = lambda spread: spread.text("{:.1f}", 1 / MIB) if spread else ""
+    at_256 = results["throughput"]["256"]
+    drains = max(results["backlogs"].values(), key=lambda f: f["visits"] <= 2_000_000 and f["visits"])
+    rows = []
+    for name, rounds in results["starts"].items():
+        rest, busy = programs(rounds, "rest"), programs(at_256[name], "peak")
+        draining = programs(drains["drains"].get(name, [{"peak": {}}]), "peak")
+        for program, spread in rest.items():
+            rows.append((f"`{name}`", f"`{program}`", mib(spread), mib(busy.get(program)),
+                         mib(draining.get(program))))
+    starts = [(f"`{name}`", of(rounds, "seconds").text("{:.0f}", 1e3))
+              for name, rounds in results["starts"].items()]
+    return f"""## Memory
+
+RSS in MiB; the broker is not counted. A program of several processes is the sum of them. Holding \
+{drains["visits"]:,} visits, `pixel-http` peaked at {drains["peak"] / MIB:.1f} MiB.
+
+{table(("contender", "program", "at rest", "peak, 256 connections", "peak, draining a million"), rows)}
+## From start to first answer
+
+{table(("contender", "ms"), starts)}"""
+
+
+def method(results):
+    plan = results["plan"]
+    return f"""## How it is measured
+
+`make bench` (`bench/run.py`) does all of this in one run; `make bench-quick` is a small run of the same \
+code, and `FULL=1 make bench` adds a backlog of ten million visits. Nothing leaves the loopback, and \
+every program, RabbitMQ and nginx included, is a private instance with a private folder.
+
+- Load: wrk with two threads, keep-alive, {plan["load_seconds"]} seconds, {plan["rounds"]} rounds in \
+which the contenders take turns, each with fresh processes. User agent, referrer, language and query vary \
+(`bench/visits.lua`).
+- A visit counts when it is a line of the output file: end to end is lines by the time from the start of \
+the load until the last line. `nginx` and `bare` write no visits: theirs are answers.
+- Connections served are counted by the kernel: those that received bytes in the second half of the \
+load. tiny_http may leave most of a burst of connections without a thread and still look fast, which is \
+why there are two `bare`; ratios are against the faster one.
+- CPU is user and system time of all processes, RabbitMQ included, from the start of the load until the \
+last line.
+- The rate runs are hey with {plan["rate"]:,} requests a second over 50 connections. hey waits for each \
+answer before its connection's next request.
+"""
