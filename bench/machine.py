@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 SYNCS = 200
+BUSY_SECONDS = 2
 
 
 def describe(folder):
@@ -18,10 +19,11 @@ def describe(folder):
         "cores": os.cpu_count(),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{debian()}, Linux {platform.release().split('-')[0]}",
-        "filesystem": first_line(["stat", "-f", "-c", "%T", str(folder)]),
+        "filesystem": first_line(["findmnt", "-n", "-o", "FSTYPE", "-T", str(folder)]),
+        "busy": busy_share(),
         "sync_seconds": sync_seconds(folder / "sync"),
         "versions": {
-            "rustc": first_line(["rustc", "--version"]),
+            "rustc": first_line(["rustc", "--version"]).removeprefix("rustc "),
             "RabbitMQ": package("rabbitmq-server"),
             "Erlang": package("erlang-base"),
             "nginx": package("nginx-light") or package("nginx"),
@@ -71,3 +73,15 @@ def sync_seconds(path):
             taken.append(time.monotonic() - started)
     path.unlink()
     return statistics.median(taken)
+
+
+def busy_share():
+    """How much of the processors others use, so that a run on a busy machine says so."""
+    def ticks():
+        numbers = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))
+        return sum(numbers), numbers[3] + numbers[4]
+
+    total, idle = ticks()
+    time.sleep(BUSY_SECONDS)
+    total_after, idle_after = ticks()
+    return 1 - (idle_after - idle) / (total_after - total)

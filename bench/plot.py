@@ -4,6 +4,10 @@ from statistics import median
 
 WIDTH, LEFT, BAR, GAP, TITLE = 860, 215, 22, 8, 44
 RIGHT = 120
+LEGEND = (
+    "Red: Pixel, durable before the answer, counted when written to the output. Blue: counted when written.",
+    "Grey: answers only, nothing durable. Bars are medians, thin lines the least and the greatest round.",
+)
 COLOURS = {"none": "#b8bec7", "peer": "#7f93b2", "pixel": "#d9534f"}
 
 
@@ -12,10 +16,10 @@ def throughput(tables, order):
     for connections, contenders in tables.items():
         panel, top = one_panel(connections, contenders, order, top)
         panels.append(panel)
-    legend = (f'<text x="12" y="{top + 14}" class="small">Red: Pixel, durable before the answer and '
-              'written to the output. Blue: written to the output. Grey: answers only. '
-              'Thin lines: least and greatest round.</text>')
-    height = top + 28
+    legend = "".join(
+        f'<text x="12" y="{top + 14 + 18 * line}" class="small">{text}</text>'
+        for line, text in enumerate(LEGEND))
+    height = top + 46
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" \
 width="{WIDTH}" height="{height}" role="img" aria-label="Visits a second by contender">
 <style>text {{ font: 14px sans-serif; fill: #222; }} .title {{ font-weight: bold; }} \

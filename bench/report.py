@@ -72,13 +72,13 @@ def bounds(results):
 
     if table := results.get("throughput", {}).get("64"):
         bare = stronger_bare(table)
-        add("brokered end to end, 64 connections, by `axum-lapin` end to end", "at least 2.0",
+        add("brokered end to end, 64 connections, times `axum-lapin`", "at least 2.0",
             ratio(table[BROKERED], table[ASYNC], "rate"), 2.0, True)
-        add(f"`pixel` embedded, 64 connections, by `{bare}`", "at least 0.85",
+        add(f"`pixel` embedded, 64 connections, times `{bare}`", "at least 0.85",
             ratio(table[EMBEDDED], table[bare], "rate"), 0.85, True)
-        add(f"brokered end to end, 64 connections, by `{bare}`", "at least 0.70",
+        add(f"brokered end to end, 64 connections, times `{bare}`", "at least 0.70",
             ratio(table[BROKERED], table[bare], "rate"), 0.7, True)
-        add("CPU a visit, brokered by `axum-lapin`, all processes", "at most 0.50",
+        add("CPU a visit, brokered, all processes, times `axum-lapin`", "at most 0.50",
             ratio(table[BROKERED], table[ASYNC], "cpu_per_million"), 0.5, False)
     if figures := results.get("backlogs", {}).get("1000000"):
         drains = figures["drains"][BROKERED]
@@ -91,7 +91,7 @@ def bounds(results):
             Spread([r["peak"]["pixel-http"] for r in table[BROKERED]]),
             64 * MIB, False, "{:.1f}", 1 / MIB)
     if rounds := results.get("latency"):
-        add("p99 of `/track` at 5,000/s, broker down by up", "at most 1.20",
+        add("p99 of `/track` at 5,000/s, broker down, times broker up", "at most 1.20",
             ratio(rounds["pixel-http, broker down"], rounds["pixel-http, broker up"], "p99"),
             1.2, False)
     return found
@@ -127,7 +127,7 @@ Written by `make bench` from one run on {machine["date"]}; edit the harness, not
 
 - Machine: {machine["cores"]} cores of {machine["processor"]}, {machine["memory"] / 2**30:.0f} GiB, \
 {machine["filesystem"]}, a small append and fdatasync takes {machine["sync_seconds"] * 1e6:.0f} µs. \
-The load generator, the programs and the broker share it.
+The load generator, the programs and the broker share it; {machine["busy"]:.0%} of it was busy before.
 - {machine["system"]}; {versions}.
 - Figures are medians of the rounds, with the least and the greatest in brackets. Ratios are taken \
 round by round.
@@ -161,7 +161,7 @@ def throughput(results):
         parts.append(f"{connections} keep-alive connections:\n")
         parts.append(table(
             ("contender", "connections served", "answers/s", "visits written/s, end to end",
-             f"by `{bare}`", f"by `{ASYNC}`", "CPU s per million", "refused or failed"), rows))
+             f"times `{bare}`", f"times `{ASYNC}`", "CPU s per million", "refused or failed"), rows))
     parts.append("CPU seconds per million visits at 64 connections, by program:\n")
     parts.append(table(("contender", "program", "CPU s per million"), [
         (f"`{name}`", f"`{program}`",
@@ -190,7 +190,7 @@ def backlog(results):
         brokered, embedded = (figures["drains"][name] for name in (BROKERED, EMBEDDED))
         rows.append((
             f"{figures['visits']:,}", f"{figures['accept_rate']:,.0f}",
-            f"{figures['bytes_a_visit']:.0f}", f"{figures['peak'] / MIB:.1f}",
+            f"{figures['bytes_a_visit']:.0f}", f"{figures['peak'] / MIB:.1f}", f"{figures['held'] / MIB:.1f}",
             of(brokered, "first_answer").text("{:.0f}", 1e3),
             of(brokered, "rate").text(), of(brokered, "cpu_per_million").text("{:.1f}"),
             of(embedded, "rate").text(), of(embedded, "cpu_per_million").text("{:.1f}"),
@@ -201,7 +201,7 @@ Collected by `pixel-http` at 64 connections while no broker answers. Drains run 
 program that has the backlog until its last line is in the output, RabbitMQ and `pixel-storage` being \
 up; the embedded drain is `pixel` started on the same spool.
 
-{table(("visits", "accepted/s while it grew", "bytes of spool a visit", "peak RSS, MiB",
+{table(("visits", "accepted/s while it grew", "bytes of spool a visit", "peak RSS, MiB", "RSS with it, MiB",
         "first answer with it, ms", "drained/s through RabbitMQ", "CPU s per million",
         "drained/s embedded", "CPU s per million"), rows)}"""
 

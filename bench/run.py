@@ -24,6 +24,9 @@ from stage import BenchError, Stage, say
 
 WORK = ROOT / "bench" / "work"
 
+# Above this share the figures are doubtful, and the run says so.
+BUSY_MAX = 0.05
+
 DEBIAN_PACKAGES = {
     "wrk": "wrk", "hey": "hey", "nginx": "nginx-light", "ss": "iproute2",
     "epmd": "erlang-base", SERVER: "rabbitmq-server",
@@ -66,6 +69,8 @@ def main():
     install_missing()
     build(options.locked)
     results = {"machine": machine.describe(WORK), "quick": options.quick, "plan": vars(plan)}
+    if results["machine"]["busy"] > BUSY_MAX:
+        say(f"{results['machine']['busy']:.0%} of the machine is busy with something else")
     with Stage(WORK) as stage:
         broker = Broker(stage)
         broker.start()
