@@ -1,0 +1,151 @@
+//! The consuming side of a connection: deliveries of the queue, acknowledged batch by batch.
+
+use std::time::{Duration, Instant};
+
+use amiquip::{
+    AmqpProperties, AmqpValue, Channel, Connection, ConsumerMessage, ConsumerOptions, Delivery, FieldTable,
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use uuid::Uuid;
+
+use super::{cause, reason};
+use crate::record::{Delivered, Inbox, InboxError};
+use crate::wire::{COUNT_HEADER, Origin, PRODUCER_HEADER, SEQUENCE_HEADER, Unreadable};
+
+/// How many messages the broker sends ahead: at 128 KiB each, 8 MiB.
+const PREFETCH_MESSAGES: u16 = 64;
+/// How many bytes a batch has, but for its last message.
+const BATCH_MAX_BYTES: usize = 4 << 20;
+
+/// A connection that consumes.
+pub struct AmqpInbox {
+    channel: Channel,
+    connection: Option<Connection>,
+    deliveries: Receiver<ConsumerMessage>,
+    // The last batch, for its tags.
+    batch: Vec<Delivery>,
+    address: String,
+}
+
+impl AmqpInbox {
+    /// Starts consuming.
+    pub(super) fn start(
+        connection: Connection,
+        channel: Channel,
+        address: String,
+        queue: &str,
+    ) -> amiquip::Result<Self> {
+        channel.qos(0, PREFETCH_MESSAGES, false)?;
+        let consumer = channel.basic_consume(queue, ConsumerOptions::default())?;
+        let deliveries = consumer.receiver().clone();
+        // Its destructor cancels, and a delivery that arrives after the cancel kills the connection.
+        // A tag of some thirty bytes leaks.
+        std::mem::forget(consumer);
+        Ok(AmqpInbox { channel, connection: Some(connection), deliveries, batch: Vec::new(), address })
+    }
+
+    fn lost(&mut self) -> InboxError {
+        InboxError(self.connection.take().map_or_else(|| "the connection ended".into(), cause))
+    }
+
+    fn delivery(&mut self, message: ConsumerMessage) -> Result<Delivery, InboxError> {
+        match message {
+            ConsumerMessage::Delivery(delivery) => Ok(delivery),
+            ConsumerMessage::ServerClosedChannel(error) | ConsumerMessage::ServerClosedConnection(error) => {
+                Err(InboxError(reason(&error)))
+            }
+            ConsumerMessage::ServerCancelled => {
+                Err(InboxError("it cancelled the consumer: the queue was deleted or moved".into()))
+            }
+            _ => Err(self.lost()),
+        }
+    }
+}
+
+impl Inbox for AmqpInbox {
+    fn receive(&mut self, wait: Duration) -> Result<Vec<Delivered>, InboxError> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let until = Instant::now() + wait;
+        while batch.len() < usize::from(PREFETCH_MESSAGES) && bytes < BATCH_MAX_BYTES {
+            let received = if batch.is_empty() {
+                self.deliveries.recv_timeout(until.saturating_duration_since(Instant::now()))
+            } else {
+                self.deliveries.try_recv().map_err(|_| RecvTimeoutError::Timeout)
+            };
+            let mut delivery = match received {
+                Ok(message) => self.delivery(message)?,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return Err(self.lost()),
+            };
+            let body = std::mem::take(&mut delivery.body);
+            bytes += body.len();
+            batch.push(Delivered { origin: origin(&delivery.properties), body });
+            self.batch.push(delivery);
+        }
+        Ok(batch)
+    }
+
+    fn acknowledge(&mut self, unreadable: &[(usize, Unreadable)]) -> Result<(), InboxError> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let settle = || {
+            for (place, _) in unreadable.iter().rev() {
+                batch.swap_remove(*place).reject(&self.channel, false)?;
+            }
+            // The newest of the rest stands for all before it; the rejected ones are settled.
+            let newest = batch.into_iter().max_by_key(Delivery::delivery_tag);
+            newest.map_or(Ok(()), |newest| newest.ack_multiple(&self.channel))
+        };
+        settle().map_err(|error: amiquip::Error| InboxError(reason(&error)))
+    }
+
+    fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Drop for AmqpInbox {
+    fn drop(&mut self) {
+        // Sends what is acknowledged on its way; a broker that is silent is not waited for.
+        if let Some(connection) = self.connection.take() {
+            cause(connection);
+        }
+    }
+}
+
+/// Who numbered a message, from its properties.
+fn origin(properties: &AmqpProperties) -> Result<Origin, Unreadable> {
+    let headers = properties.headers().as_ref();
+    let header = |name: &str| headers.and_then(|headers: &FieldTable| headers.get(name));
+    let producer = header(PRODUCER_HEADER);
+    let sequence = header(SEQUENCE_HEADER);
+    let count = header(COUNT_HEADER);
+    if producer.is_none() && sequence.is_none() && count.is_none() {
+        return Ok(Origin::Foreign { message_id: properties.message_id().clone() });
+    }
+    let bad = |name: &str, value: Option<&AmqpValue>| Unreadable(format!("its header {name} is {value:?}"));
+    let producer = match producer {
+        Some(AmqpValue::LongString(text)) => Uuid::parse_str(text).ok(),
+        _ => None,
+    }
+    .ok_or_else(|| bad(PRODUCER_HEADER, producer))?;
+    let first = integer(sequence).ok_or_else(|| bad(SEQUENCE_HEADER, sequence))?;
+    let number = integer(count).filter(|count| *count > 0).ok_or_else(|| bad(COUNT_HEADER, count))?;
+    match first.checked_add(number - 1) {
+        Some(last) if last <= i64::MAX as u64 => Ok(Origin::Spool { producer, first, count: number }),
+        _ => Err(bad(SEQUENCE_HEADER, sequence)),
+    }
+}
+
+fn integer(value: Option<&AmqpValue>) -> Option<u64> {
+    match *value? {
+        AmqpValue::LongLongInt(value) => u64::try_from(value).ok(),
+        AmqpValue::LongInt(value) => u64::try_from(value).ok(),
+        AmqpValue::ShortInt(value) => u64::try_from(value).ok(),
+        AmqpValue::ShortShortInt(value) => u64::try_from(value).ok(),
+        AmqpValue::LongUInt(value) => Some(value.into()),
+        AmqpValue::ShortUInt(value) => Some(value.into()),
+        AmqpValue::ShortShortUInt(value) => Some(value.into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,178 @@
+//! Whose address a visit carries when proxies stand in between.
+//!
+//! The walk starts at the peer and goes outwards as long as the hop that is reached is a trusted
+//! proxy and names the one before it. An entry that is no address ends the walk: what stands left
+//! of it was written by nobody that is trusted. So no client can choose its own address.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+/// The longest chain that is followed, in entries from the right.
+const HOPS_MAX: usize = 64;
+
+/// The networks whose `X-Forwarded-For` and `Forwarded` are believed.
+#[derive(Debug, Clone, Default)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// The client's address, from the peer's and what the request says of its way.
+    ///
+    /// Where both headers came, `X-Forwarded-For` is believed: most proxies write only that one and
+    /// hand a client's own `Forwarded` on untouched.
+    pub fn client<'a>(&self, peer: IpAddr, x_forwarded_for: &[&'a str], forwarded: &[&'a str]) -> IpAddr {
+        let peer = peer.to_canonical();
+        let entry: fn(&'a str) -> Option<IpAddr>;
+        let headers = if x_forwarded_for.is_empty() {
+            entry = forwarded_for;
+            forwarded
+        } else {
+            entry = address;
+            x_forwarded_for
+        };
+        let mut hop = peer;
+        let entries = headers.iter().rev().flat_map(|header| split_quoted(header, b',').rev());
+        for written in entries.take(HOPS_MAX) {
+            if !self.trusts(hop) {
+                break;
+            }
+            match entry(written) {
+                Some(address) => hop = address,
+                None => break,
+            }
+        }
+        hop
+    }
+
+    /// Whether anything that `peer` says of others is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&peer))
+    }
+}
+
+impl std::str::FromStr for TrustedProxies {
+    type Err = String;
+
+    /// Reads a comma-separated list of CIDRs or addresses.
+    fn from_str(list: &str) -> Result<Self, String> {
+        list.split(',')
+            .map(str::trim)
+            .filter(|entry| !entry.is_empty())
+            .map(|entry| {
+                let network = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
+                network.map_err(|_| format!("`{entry}` is no CIDR such as 10.0.0.0/8"))
+            })
+            .collect::<Result<_, _>>()
+            .map(TrustedProxies)
+    }
+}
+
+/// The `for` of one element of `Forwarded` (RFC 7239, sections 4 and 6).
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    split_quoted(element, b';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        let value = value.trim();
+        let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+        name.trim().eq_ignore_ascii_case("for").then(|| address(quoted.unwrap_or(value)))?
+    })
+}
+
+/// An address as proxies write it: bare, with a port, or in brackets with or without one.
+fn address(written: &str) -> Option<IpAddr> {
+    let written = written.trim();
+    let ip = if let Some(bracketed) = written.strip_prefix('[') {
+        let (ip, port) = bracketed.split_once(']')?;
+        let port = port.strip_prefix(':').map(is_port);
+        if port == Some(false) || port.is_none() && !bracketed.ends_with(']') {
+            return None;
+        }
+        IpAddr::V6(ip.parse().ok()?)
+    } else if let Ok(ip) = written.parse() {
+        ip
+    } else {
+        let (ip, port) = written.rsplit_once(':')?;
+        is_port(port).then_some(IpAddr::V4(ip.parse::<Ipv4Addr>().ok()?))?
+    };
+    Some(ip.to_canonical())
+}
+
+fn is_port(written: &str) -> bool {
+    // RFC 7239 section 6.3 allows an obfuscated port too.
+    written.parse::<u16>().is_ok() || written.starts_with('_')
+}
+
+/// Splits at `separator`, but not within double quotes.
+fn split_quoted(text: &str, separator: u8) -> std::vec::IntoIter<&str> {
+    let mut parts = Vec::new();
+    let (mut from, mut quoted, mut escaped) = (0, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if byte == separator && !quoted => {
+                parts.push(&text[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[from..]);
+    parts.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_cannot_choose_its_address() {
+        const NONE: &[&str] = &[];
+        let trusted: TrustedProxies = "10.0.0.0/8, 192.0.2.1,fd00::/8".parse().expect("CIDRs");
+        for (case, peer, x_forwarded_for, forwarded, client) in [
+            ("no proxy", "1.1.1.1", NONE, NONE, "1.1.1.1"),
+            ("an untrusted peer's claim", "1.1.1.1", &["9.9.9.9"][..], NONE, "1.1.1.1"),
+            ("an untrusted peer's Forwarded", "1.1.1.1", NONE, &["for=9.9.9.9"][..], "1.1.1.1"),
+            ("one proxy", "10.0.0.1", &["1.1.1.1"], NONE, "1.1.1.1"),
+            ("a spoofed entry before the real one", "10.0.0.1", &["9.9.9.9, 1.1.1.1"], NONE, "1.1.1.1"),
+            ("a chain of proxies", "10.0.0.1", &["9.9.9.9, 1.1.1.1, 10.2.2.2"], NONE, "1.1.1.1"),
+            ("a chain over two headers", "10.0.0.1", &["9.9.9.9,1.1.1.1", "192.0.2.1"], NONE, "1.1.1.1"),
+            ("all of them trusted", "10.0.0.1", &["10.3.3.3, 10.2.2.2"], NONE, "10.3.3.3"),
+            ("a port", "10.0.0.1", &["1.1.1.1:4711"], NONE, "1.1.1.1"),
+            ("IPv6", "10.0.0.1", &["2001:db8::1"], NONE, "2001:db8::1"),
+            ("IPv6 in brackets", "10.0.0.1", &["[2001:db8::1]"], NONE, "2001:db8::1"),
+            ("IPv6 with a port", "10.0.0.1", &["[2001:db8::1]:4711"], NONE, "2001:db8::1"),
+            ("IPv6 with a bad port", "10.0.0.1", &["[2001:db8::1]:x"], NONE, "10.0.0.1"),
+            ("IPv6 with a tail", "10.0.0.1", &["[2001:db8::1]x"], NONE, "10.0.0.1"),
+            ("an IPv6 proxy", "fd00::1", &["2001:db8::1"], NONE, "2001:db8::1"),
+            ("mapped IPv4", "::ffff:10.0.0.1", &["::ffff:1.1.1.1"], NONE, "1.1.1.1"),
+            ("a mapped peer", "::ffff:1.1.1.1", NONE, NONE, "1.1.1.1"),
+            ("unknown", "10.0.0.1", &["unknown"], NONE, "10.0.0.1"),
+            ("what stands left of unknown", "10.0.0.1", &["9.9.9.9, unknown"], NONE, "10.0.0.1"),
+            ("nonsense", "10.0.0.1", &["1.1.1.1.1"], NONE, "10.0.0.1"),
+            ("empty", "10.0.0.1", &[""], NONE, "10.0.0.1"),
+            ("an empty entry", "10.0.0.1", &["1.1.1.1,"], NONE, "10.0.0.1"),
+            ("Forwarded", "10.0.0.1", NONE, &["for=1.1.1.1;proto=https"], "1.1.1.1"),
+            ("Forwarded in capitals", "10.0.0.1", NONE, &["Proto=https; For=1.1.1.1"], "1.1.1.1"),
+            ("Forwarded, quoted IPv6", "10.0.0.1", NONE, &[r#"for="[2001:db8::1]:47""#], "2001:db8::1"),
+            ("Forwarded, chained", "10.0.0.1", NONE, &["for=9.9.9.9, for=1.1.1.1, for=10.2.2.2"], "1.1.1.1"),
+            ("Forwarded, a comma in quotes", "10.0.0.1", NONE, &[r#"for=1.1.1.1;by="a,b""#], "1.1.1.1"),
+            ("Forwarded, hidden", "10.0.0.1", NONE, &["for=_hidden"], "10.0.0.1"),
+            ("Forwarded, left of hidden", "10.0.0.1", NONE, &["for=9.9.9.9, for=_hidden"], "10.0.0.1"),
+            ("Forwarded, no for", "10.0.0.1", NONE, &["proto=https"], "10.0.0.1"),
+            ("Forwarded, an open quote", "10.0.0.1", NONE, &["for=\"1.1.1.1"], "10.0.0.1"),
+            ("both", "10.0.0.1", &["1.1.1.1"], &["for=9.9.9.9"], "1.1.1.1"),
+        ] {
+            let peer = peer.parse().expect(case);
+            let found = trusted.client(peer, x_forwarded_for, forwarded);
+            assert_eq!(found.to_string(), client, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_list_names_its_bad_entry() {
+        let refused = "10.0.0.0/8,10.0.0.0/33".parse::<TrustedProxies>().expect_err("bad CIDR");
+        assert!(refused.contains("`10.0.0.0/33`"), "{refused}");
+        assert!("".parse::<TrustedProxies>().is_ok_and(|trusted| trusted.0.is_empty()));
+    }
+}

@@ -1,0 +1,181 @@
+//! Use case "collect": from the facts of a request to a visit, and to a durable place for it.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+
+use crate::client_ip::TrustedProxies;
+use crate::visit::{Text, Visit};
+
+/// Keeps visits until they are written.
+pub trait VisitStore: Send + Sync {
+    /// Appends `count` visits, one a line of `lines`. `Ok` means that they are on disk and will
+    /// survive a power cut, all of them; an error means that none of them will ever be written.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] until older visits are written; [`StoreError::Disk`] while the disk
+    /// refuses. Both may heal, so the next call tries again.
+    fn append(&self, lines: &[u8], count: u32) -> Result<(), StoreError>;
+}
+
+/// Why visits could not be made durable.
+#[derive(Debug)]
+pub enum StoreError {
+    /// The cap in bytes is reached.
+    Full {
+        /// The cap.
+        max_bytes: u64,
+    },
+    /// The disk refused.
+    Disk {
+        /// The file or folder.
+        path: String,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Full { max_bytes } => {
+                write!(formatter, "the spool has reached its cap of {max_bytes} bytes")
+            }
+            StoreError::Disk { path, error } => {
+                write!(formatter, "failed to append to `{path}`: {error}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// The target of a request, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The authority of an absolute-form target.
+    pub host: Option<&'a str>,
+    /// The path, `/` at least.
+    pub path: &'a str,
+    /// What follows the first question mark.
+    pub query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// Takes an origin-form or absolute-form target apart (RFC 9112, section 3.2).
+    pub fn parse(target: &'a str) -> Self {
+        let scheme_end = target.find("://").filter(|_| !target.starts_with('/'));
+        let (host, rest) = match scheme_end {
+            None => (None, target),
+            Some(end) => {
+                let rest = &target[end + 3..];
+                let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                (Some(host), path)
+            }
+        };
+        let (path, query) = match rest.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (rest, None),
+        };
+        Target { host, path: if path.is_empty() { "/" } else { path }, query }
+    }
+}
+
+/// Makes a visit of a request's facts. `headers` are names and values in their order; of a repeated
+/// header the first counts, but of those that name the way here, which add up.
+pub fn visit<'a>(
+    received_at: Timestamp,
+    peer: IpAddr,
+    proxies: &TrustedProxies,
+    target: Target<'a>,
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Visit<'a> {
+    let mut visit = Visit {
+        received_at,
+        ip: peer.to_canonical(),
+        referrer: None,
+        user_agent: None,
+        host: target.host.and_then(Text::new),
+        path: Text::new(target.path),
+        query: target.query.and_then(Text::new),
+        accept_language: None,
+        dnt: false,
+        gpc: false,
+    };
+    let believed = proxies.trusts(visit.ip);
+    let (mut x_forwarded_for, mut forwarded) = (Vec::new(), Vec::new());
+    let mut misspelt_referrer = None;
+    for (name, value) in headers {
+        let is = |field: &str| name.eq_ignore_ascii_case(field);
+        // The length sorts out nearly all names before any is compared.
+        match name.len() {
+            3 if is("dnt") => visit.dnt |= value == "1",
+            4 if is("host") => set(&mut visit.host, value),
+            7 if is("referer") => set(&mut visit.referrer, value),
+            7 if is("sec-gpc") => visit.gpc |= value == "1",
+            8 if is("referrer") => set(&mut misspelt_referrer, value),
+            9 if believed && is("forwarded") => forwarded.push(value),
+            10 if is("user-agent") => set(&mut visit.user_agent, value),
+            15 if is("accept-language") => set(&mut visit.accept_language, value),
+            15 if believed && is("x-forwarded-for") => x_forwarded_for.push(value),
+            _ => {}
+        }
+    }
+    visit.referrer = visit.referrer.or(misspelt_referrer);
+    visit.ip = proxies.client(peer, &x_forwarded_for, &forwarded);
+    visit
+}
+
+fn set<'a>(slot: &mut Option<Text<'a>>, value: &'a str) {
+    if slot.is_none() {
+        *slot = Text::new(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_taken_apart() {
+        for (case, target, host, path, query) in [
+            ("plain", "/track", None, "/track", None),
+            ("query", "/track?x=1&y=2", None, "/track", Some("x=1&y=2")),
+            ("two question marks", "/track?x=?", None, "/track", Some("x=?")),
+            ("empty query", "/track?", None, "/track", Some("")),
+            ("absolute", "http://px.example.com/track?x", Some("px.example.com"), "/track", Some("x")),
+            ("absolute, no path", "http://px.example.com?x", Some("px.example.com"), "/", Some("x")),
+            ("a URL in the query", "/track?u=http://a/b", None, "/track", Some("u=http://a/b")),
+            ("asterisk", "*", None, "*", None),
+        ] {
+            assert_eq!(Target::parse(target), Target { host, path, query }, "{case}");
+        }
+    }
+
+    #[test]
+    fn headers_become_values() {
+        let made = |headers: &[(&'static str, &'static str)]| {
+            let target = Target::parse("/track");
+            let peer = "::ffff:1.2.3.4".parse().expect("an address");
+            let headers = headers.to_vec().into_iter();
+            visit(Timestamp::UNIX_EPOCH, peer, &TrustedProxies::default(), target, headers)
+        };
+        let referrer = |headers| made(headers).referrer.map(|text| text.as_str().to_string());
+        for (case, headers, expected) in [
+            ("none", &[][..], None),
+            ("Referer", &[("Referer", "a")], Some("a")),
+            ("misspelt the other way", &[("Referrer", "b")], Some("b")),
+            ("both", &[("referrer", "b"), ("REFERER", "a")], Some("a")),
+            ("twice", &[("Referer", "a"), ("Referer", "b")], Some("a")),
+            ("an empty one first", &[("Referer", ""), ("Referrer", "b")], Some("b")),
+        ] {
+            assert_eq!(referrer(headers).as_deref(), expected, "{case}");
+        }
+        let visit = made(&[("DNT", "1"), ("Sec-GPC", "1"), ("Host", "h"), ("X-Forwarded-For", "9.9.9.9")]);
+        assert!(visit.dnt && visit.gpc);
+        assert_eq!(visit.ip.to_string(), "1.2.3.4");
+        assert!(!made(&[("DNT", "0"), ("Sec-GPC", "null")]).dnt);
+    }
+}

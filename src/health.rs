@@ -1,0 +1,52 @@
+//! What keeps the program from its job right now: written by every part, read by `/readyz`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The problems of the program, at most one for each part.
+#[derive(Debug, Default)]
+pub struct Health {
+    problems: Mutex<BTreeMap<&'static str, String>>,
+    stands_by: AtomicBool,
+}
+
+impl Health {
+    /// Notes that `part` cannot do its job; returns whether that is news.
+    pub fn ill(&self, part: &'static str, problem: &str) -> bool {
+        let before = self.lock().insert(part, problem.to_string());
+        before.as_deref() != Some(problem)
+    }
+
+    /// Notes that `part` does its job; returns whether that is news.
+    pub fn well(&self, part: &'static str) -> bool {
+        self.lock().remove(part).is_some()
+    }
+
+    /// Every problem.
+    pub fn all(&self) -> Vec<String> {
+        self.problems_but(None)
+    }
+
+    /// Every problem, but those of one part.
+    pub fn problems_but(&self, part: Option<&str>) -> Vec<String> {
+        let lock = self.lock();
+        let problems = lock.iter().filter(|(ill, _)| Some(**ill) != part);
+        problems.map(|(_, problem)| problem.clone()).collect()
+    }
+
+    /// Notes whether the program waits for another one to end: that is its job, not a problem.
+    pub fn stand_by(&self, stands_by: bool) {
+        self.stands_by.store(stands_by, Ordering::Relaxed);
+    }
+
+    /// Whether the program waits for another one to end.
+    pub fn stands_by(&self) -> bool {
+        self.stands_by.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        // Each change is one call of the map, so a panic elsewhere leaves it whole.
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,182 @@
+//! A file of records, each appended whole and durably or not at all: what the spool's segments and
+//! the ledger are made of.
+//!
+//! A record is framed as its length (u32, little-endian), the CRC-32 of length and payload (u32,
+//! little-endian), and the payload. A length of zero, a length that does not fit and a wrong CRC end
+//! the journal: what stands there was never acknowledged.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::disk::{DiskFile, read_whole};
+
+const HEADER_BYTES: usize = 8;
+
+/// The largest payload. A longer length in a header is garbage.
+pub const RECORD_MAX_BYTES: usize = 256 << 20;
+
+/// A journal that is open for appending.
+pub struct Journal {
+    file: Arc<dyn DiskFile>,
+    end: u64,
+    // An append failed, and bytes of it may stand behind `end`.
+    torn: bool,
+}
+
+impl Journal {
+    /// A journal in an empty file, or one that is preallocated with zeros.
+    pub fn create(file: Arc<dyn DiskFile>) -> Self {
+        Journal { file, end: 0, torn: false }
+    }
+
+    /// Reads every record from the start, hands each to `record`, and cuts off what follows the last
+    /// whole one. `record` returns `false` to end the journal before the record it was given.
+    pub fn open(file: Arc<dyn DiskFile>, mut record: impl FnMut(&[u8]) -> bool) -> io::Result<Self> {
+        let (mut end, mut payload) = (0, Vec::new());
+        while let Some(next) = read_record(&*file, end, &mut payload)? {
+            if !record(&payload) {
+                break;
+            }
+            end = next;
+        }
+        let mut journal = Journal { torn: file.len()? > end, file, end };
+        journal.repair()?;
+        Ok(journal)
+    }
+
+    /// Appends one record. `Ok` means that it is on disk; after an error it is not in the journal,
+    /// and the next call removes what is left of it before it does anything else.
+    ///
+    /// # Errors
+    /// What the system said; `InvalidInput` for a payload over [`RECORD_MAX_BYTES`].
+    pub fn append(&mut self, payload: &[&[u8]]) -> io::Result<()> {
+        self.repair()?;
+        let len: usize = payload.iter().map(|part| part.len()).sum();
+        if len > RECORD_MAX_BYTES {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let mut record = Vec::with_capacity(HEADER_BYTES + len);
+        record.extend_from_slice(&(len as u32).to_le_bytes());
+        record.extend_from_slice(&[0; 4]);
+        payload.iter().for_each(|part| record.extend_from_slice(part));
+        let crc = checksum(&record[..4], &record[HEADER_BYTES..]);
+        record[4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+
+        self.torn = true;
+        if let Err(error) = self.file.write_at(&record, self.end).and_then(|()| self.file.sync()) {
+            // At once, so that a crash cannot bring back what is reported as failed; where it fails
+            // too, the next call tries again.
+            let _ = self.repair();
+            return Err(error);
+        }
+        self.end += record.len() as u64;
+        self.torn = false;
+        Ok(())
+    }
+
+    /// Removes what a failed append left, durably.
+    pub fn repair(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.end)?;
+            self.file.sync()?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+
+    /// Gives back what was preallocated, durably.
+    pub fn seal(&mut self) -> io::Result<()> {
+        self.torn = true;
+        self.repair()
+    }
+
+    /// Where the next record will start, in bytes: all before is whole and durable.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+}
+
+/// How many bytes of a journal a payload takes.
+pub fn record_bytes(payload_bytes: usize) -> u64 {
+    (HEADER_BYTES + payload_bytes) as u64
+}
+
+/// Reads the payload of the record at `offset`; returns where the next one starts, or `None` where no
+/// whole record stands.
+pub fn read_record(file: &dyn DiskFile, offset: u64, payload: &mut Vec<u8>) -> io::Result<Option<u64>> {
+    let mut header = [0; HEADER_BYTES];
+    if !read_whole(file, &mut header, offset)? {
+        return Ok(None);
+    }
+    let [l0, l1, l2, l3, c0, c1, c2, c3] = header;
+    let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    let next = offset + record_bytes(len);
+    if len == 0 || len > RECORD_MAX_BYTES || next > file.len()? {
+        return Ok(None);
+    }
+    payload.resize(len, 0);
+    let whole = read_whole(file, payload, offset + HEADER_BYTES as u64)?;
+    let intact = checksum(&header[..4], payload) == u32::from_le_bytes([c0, c1, c2, c3]);
+    Ok((whole && intact).then_some(next))
+}
+
+fn checksum(len: &[u8], payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(len);
+    crc.update(payload);
+    crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::fake::FakeFile;
+
+    fn records(file: &FakeFile) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        Journal::open(Arc::new(file.clone()), |record| {
+            records.push(record.to_vec());
+            true
+        })
+        .expect("the disk works");
+        records
+    }
+
+    #[test]
+    fn whatever_fails_and_wherever_the_power_goes_it_holds_what_was_acknowledged() {
+        for healthy_operations in 0..12 {
+            let disk = FakeFile::default();
+            let mut journal = Journal::create(Arc::new(disk.clone()));
+            disk.fail_after(healthy_operations);
+            let mut acknowledged: Vec<Vec<u8>> = Vec::new();
+            for n in 0..4u8 {
+                let record = vec![n; 5 + usize::from(n)];
+                if journal.append(&[&record[..2], &record[2..]]).is_ok() {
+                    acknowledged.push(record);
+                }
+            }
+            for keep in 0..=disk.live().len() {
+                let found = records(&disk.crash(keep));
+                assert!(found.starts_with(&acknowledged), "{healthy_operations} {keep}");
+                let unacknowledged = found.len() - acknowledged.len();
+                assert!(unacknowledged <= 1, "only the append that was cut short may have arrived");
+            }
+            disk.heal();
+            journal.append(&[b"after"]).expect("the disk is healed");
+            acknowledged.push(b"after".to_vec());
+            assert_eq!(records(&disk.crash(0)), acknowledged, "after {healthy_operations}");
+        }
+    }
+
+    #[test]
+    fn garbage_ends_it_and_is_cut_off() {
+        for garbage in [&b"\0\0\0\0"[..], b"\xff\xff\xff\xff\0\0\0\0", b"\x01\0\0\0\0\0\0\0x", b"\x01"] {
+            let disk = FakeFile::default();
+            let mut journal = Journal::create(Arc::new(disk.clone()));
+            journal.append(&[b"whole"]).expect("the disk works");
+            disk.write_at(garbage, journal.end()).expect("the disk works");
+            assert_eq!(records(&disk), [b"whole"]);
+            assert_eq!(disk.live().len() as u64, journal.end());
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The ledger on disk: a journal beside the output, an entry for each batch.
+//!
+//! It is read into memory at start, and written anew as one entry when it has grown. Nothing but the
+//! holder of the output's lock writes it; `pixel audit` reads it while it is in use.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{DiskFile, folder_of, sync_folder};
+use crate::journal::{Journal, read_record};
+use crate::record::{Ledger, LedgerError};
+use crate::written::{Entry, Written};
+
+/// It is written anew when it is this much longer than four times its last snapshot, in bytes.
+const GROWTH_BYTES: u64 = 1 << 20;
+
+/// The ledger of one output file.
+pub struct LedgerFile {
+    path: PathBuf,
+    journal: Journal,
+    written: Written,
+    rewrite_at: u64,
+    // The journal's name may still be the old journal's after a power cut.
+    name_unsynced: bool,
+}
+
+impl LedgerFile {
+    /// Opens the ledger at `path`, creating it where it is absent.
+    ///
+    /// # Errors
+    /// What the system said; `InvalidData` where it is no ledger of this program.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let open = || {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
+            let ledger = Self::over(path.to_path_buf(), Arc::new(file))?;
+            sync_folder(folder_of(path))?;
+            Ok(ledger)
+        };
+        open().map_err(|error| LedgerError { path: path.display().to_string(), error })
+    }
+
+    fn over(path: PathBuf, file: Arc<dyn DiskFile>) -> io::Result<Self> {
+        let (mut written, mut unreadable) = (Written::default(), None);
+        let journal = Journal::open(file, |record| {
+            match serde_json::from_slice::<Entry>(record) {
+                Ok(entry) => written.apply(&entry),
+                Err(error) => unreadable = Some(error),
+            }
+            true
+        })?;
+        match unreadable {
+            Some(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            None => Ok(LedgerFile {
+                path,
+                rewrite_at: journal.end() * 4 + GROWTH_BYTES,
+                journal,
+                written,
+                name_unsynced: false,
+            }),
+        }
+    }
+
+    /// Replaces the journal by one that holds the state as one entry.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let draft = self.path.with_extension("ledger.new");
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640).open(&draft)?;
+        let mut journal = Journal::create(Arc::new(file));
+        journal.append(&[&bytes(&self.written.snapshot())])?;
+        fs::rename(&draft, &self.path)?;
+        self.rewrite_at = journal.end() * 4 + GROWTH_BYTES;
+        self.journal = journal;
+        self.name_unsynced = true;
+        self.sync_name()
+    }
+
+    fn sync_name(&mut self) -> io::Result<()> {
+        if self.name_unsynced {
+            sync_folder(folder_of(&self.path))?;
+            self.name_unsynced = false;
+        }
+        Ok(())
+    }
+
+    fn error(&self, error: io::Error) -> LedgerError {
+        LedgerError { path: self.path.display().to_string(), error }
+    }
+}
+
+impl Ledger for LedgerFile {
+    fn written(&self) -> &Written {
+        &self.written
+    }
+
+    fn commit(&mut self, entry: &Entry) -> Result<(), LedgerError> {
+        self.repair()?;
+        self.journal.append(&[&bytes(entry)]).map_err(|error| self.error(error))?;
+        self.written.apply(entry);
+        if self.journal.end() >= self.rewrite_at
+            && let Err(error) = self.rewrite()
+        {
+            // The entry is committed all the same, in the longer journal.
+            log::warn!("failed to shorten `{}`: {error}", self.path.display());
+            self.rewrite_at = self.journal.end() + GROWTH_BYTES;
+        }
+        Ok(())
+    }
+
+    fn repair(&mut self) -> Result<(), LedgerError> {
+        self.sync_name().and_then(|()| self.journal.repair()).map_err(|error| self.error(error))
+    }
+}
+
+fn bytes(entry: &Entry) -> Vec<u8> {
+    serde_json::to_vec(entry).expect("an entry has only string keys, and writing to memory cannot fail")
+}
+
+/// Reads a ledger that may be in use: everything that is committed by now.
+///
+/// # Errors
+/// What the system said; `InvalidData` where an entry cannot be read.
+pub fn read(path: &Path) -> io::Result<Written> {
+    let file = File::open(path)?;
+    let (mut written, mut offset, mut record) = (Written::default(), 0, Vec::new());
+    while let Some(next) = read_record(&file, offset, &mut record)? {
+        let entry: Entry = serde_json::from_slice(&record)?;
+        written.apply(&entry);
+        offset = next;
+    }
+    Ok(written)
+}

@@ -1,0 +1,28 @@
+//! Pixel: a self-hosted tracking pixel that writes every visit exactly once.
+//!
+//! `docs/ARCHITECTURE.md` has the map.
+
+pub mod amqp;
+pub mod audit;
+pub mod backoff;
+pub mod broker;
+pub mod client_ip;
+pub mod collect;
+pub mod disk;
+pub mod health;
+pub mod http;
+pub mod journal;
+pub mod ledger;
+pub mod lines;
+pub mod metrics;
+pub mod options;
+pub mod process;
+pub mod record;
+pub mod relay;
+pub mod sequences;
+pub mod spool;
+pub mod spool_inbox;
+pub mod visit;
+pub mod visit_log;
+pub mod wire;
+pub mod written;

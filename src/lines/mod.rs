@@ -1,0 +1,119 @@
+//! The line formats of the output file: one visit, one line, whatever the visit holds.
+
+pub mod combined;
+pub mod ndjson;
+pub mod pipe;
+
+use uuid::Uuid;
+
+use crate::visit::Visit;
+
+/// A visit with its number, as the output file is to show it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Numbered<'a> {
+    /// What is written.
+    pub visit: Visit<'a>,
+    /// The spool that numbered it and the number; absent for another client's message.
+    pub number: Option<(Uuid, u64)>,
+}
+
+/// How a visit becomes a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineFormat {
+    /// `time|referrer|user agent|ip`.
+    Pipe,
+    /// The combined log format of Apache httpd.
+    Combined,
+    /// One JSON object.
+    Ndjson,
+}
+
+impl LineFormat {
+    /// Appends the line, its line feed included. What is appended holds no other line feed.
+    pub fn write(self, visit: &Numbered<'_>, lines: &mut Vec<u8>) {
+        match self {
+            LineFormat::Pipe => pipe::write(&visit.visit, lines),
+            LineFormat::Combined => combined::write(&visit.visit, lines),
+            LineFormat::Ndjson => ndjson::write(visit, lines),
+        }
+    }
+}
+
+impl std::str::FromStr for LineFormat {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "pipe" => Ok(LineFormat::Pipe),
+            "combined" => Ok(LineFormat::Combined),
+            "ndjson" => Ok(LineFormat::Ndjson),
+            _ => Err("expected pipe, combined or ndjson".into()),
+        }
+    }
+}
+
+/// Appends `\xhh`.
+fn hex_escape(byte: u8, line: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    line.extend_from_slice(b"\\x");
+    line.extend_from_slice(&digits);
+}
+
+/// Appends formatted text.
+fn push(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    line.write_fmt(text).expect("writing to memory cannot fail");
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::visit::Text;
+    use proptest::prelude::*;
+
+    /// Visits of any characters at all, over the whole range of times.
+    pub fn any_values() -> impl Strategy<Value = Vec<Option<String>>> {
+        let value = prop_oneof![
+            Just(None),
+            Just(Some("null".to_string())),
+            Just(Some("-".to_string())),
+            any::<String>().prop_map(Some),
+            proptest::collection::vec(0u8..=255, 0..40)
+                .prop_map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned())),
+            r#"[|\\"x\x00-\x20\x7f-\x9f?]{0,12}"#.prop_map(Some),
+        ];
+        proptest::collection::vec(value, 6)
+    }
+
+    pub fn visit(values: &[Option<String>]) -> Visit<'_> {
+        let text = |n: usize| values[n].as_deref().and_then(Text::new);
+        Visit {
+            received_at: "2022-12-19T14:16:49.960528Z".parse().expect("a time"),
+            ip: "192.168.1.1".parse().expect("an address"),
+            referrer: text(0),
+            user_agent: text(1),
+            host: text(2),
+            path: text(3),
+            query: text(4),
+            accept_language: text(5),
+            dnt: false,
+            gpc: true,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_visit_holds_it_is_one_line(values in any_values()) {
+            for format in [LineFormat::Pipe, LineFormat::Combined, LineFormat::Ndjson] {
+                let mut lines = Vec::new();
+                format.write(&Numbered { visit: visit(&values), number: None }, &mut lines);
+                let feeds = lines.iter().filter(|byte| **byte == b'\n').count();
+                prop_assert_eq!(feeds, 1, "{:?}", format);
+                prop_assert_eq!(lines.last(), Some(&b'\n'));
+                let raw = lines.iter().take(lines.len() - 1).any(|byte| *byte < b' ' || *byte == 0x7f);
+                prop_assert!(!raw || format == LineFormat::Ndjson && lines.contains(&0x7f));
+            }
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Use case "record": from delivered messages to lines in the output file, each visit once.
+//!
+//! One thread takes what is there, drops what the ledger has seen, appends the rest, makes it durable,
+//! commits the ledger, and only then acknowledges. A crash between any two steps leaves either a
+//! delivery that comes again and that the ledger drops, or bytes behind the committed length of the
+//! output, which the next start cuts off.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::backoff::Backoff;
+use crate::broker::{BROKER, ConnectError};
+use crate::health::Health;
+use crate::lines::{LineFormat, Numbered};
+use crate::metrics::Metrics;
+use crate::wire::{Origin, Unreadable, decode};
+use crate::written::{Entry, Mark, Written};
+
+/// The name under which the recorder reports its health.
+pub const OUTPUT: &str = "output";
+/// How many refusals of the broker in a row end the recorder.
+pub const REFUSALS_MAX: u32 = 3;
+/// How long an idle recorder waits before it looks at the output file and at `stop`.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A message as it was delivered.
+#[derive(Debug)]
+pub struct Delivered {
+    /// Who numbered it, or what is wrong with its headers.
+    pub origin: Result<Origin, Unreadable>,
+    /// Its visits, as JSON.
+    pub body: Vec<u8>,
+}
+
+/// Where messages come from.
+pub trait Inbox {
+    /// The messages that wait, bounded in number and bytes; empty when there were none for `wait`.
+    /// They are the recorder's until it acknowledges them: an unacknowledged one comes again.
+    ///
+    /// # Errors
+    /// [`InboxError`] when the way to the messages is lost; all that was not acknowledged will come
+    /// again on the next one.
+    fn receive(&mut self, wait: Duration) -> Result<Vec<Delivered>, InboxError>;
+    /// Gives up every message received so far: those at `unreadable` (ascending places in the last
+    /// batch, with the reason) to the dead letters, whole, and the rest for good.
+    fn acknowledge(&mut self, unreadable: &[(usize, Unreadable)]) -> Result<(), InboxError>;
+    /// Where the messages come from, fit to be shown.
+    fn address(&self) -> &str;
+}
+
+/// A way to messages that may have to be opened anew.
+pub trait InboxConnector {
+    /// Connects and makes sure that the queue is there.
+    fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError>;
+}
+
+/// The way to the messages is lost, and why.
+#[derive(Debug)]
+pub struct InboxError(pub String);
+
+/// Where lines go.
+pub trait VisitLog {
+    /// Appends `lines` and makes them durable. They stay provisional until `settle`.
+    ///
+    /// # Errors
+    /// What failed. Then none or some of the bytes stand there, until `retract` has succeeded.
+    fn append(&mut self, lines: &[u8]) -> Result<Mark, VisitLogError>;
+    /// Makes what was appended stay: the ledger knows of it.
+    fn settle(&mut self);
+    /// Removes what was appended and not settled, durably, and makes the log ready for the next
+    /// append: opens the file again where it was renamed, removed or could not be opened.
+    fn retract(&mut self) -> Result<(), VisitLogError>;
+    /// Looks after the file while there is nothing to write: see `retract`.
+    fn tend(&mut self) -> Result<(), VisitLogError>;
+}
+
+/// The output file refuses.
+#[derive(Debug)]
+pub enum VisitLogError {
+    /// The disk, or somebody who holds the file: try again.
+    Failed {
+        /// The file.
+        path: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The lock is gone from under this process, so another may be writing by now: end.
+    LockLost {
+        /// The lock file.
+        path: String,
+    },
+}
+
+impl fmt::Display for VisitLogError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VisitLogError::Failed { path, error } => {
+                write!(formatter, "failed to write to `{path}`: {error}")
+            }
+            VisitLogError::LockLost { path } => {
+                write!(formatter, "the lock `{path}` was removed or replaced while it was held")
+            }
+        }
+    }
+}
+
+/// Why recording ended before it was to stop.
+#[derive(Debug)]
+pub enum RecordError {
+    /// The way to the messages is lost: open another.
+    Inbox(InboxError),
+    /// Another process may be writing: end, and start anew.
+    LockLost(String),
+    /// The broker says no, again and again.
+    Refused(String),
+}
+
+impl From<InboxError> for RecordError {
+    fn from(error: InboxError) -> Self {
+        RecordError::Inbox(error)
+    }
+}
+
+/// What a step of recording met; `Failed` is tried again.
+enum StepError {
+    Failed(String),
+    LockLost(String),
+}
+
+impl From<VisitLogError> for StepError {
+    fn from(error: VisitLogError) -> Self {
+        match error {
+            VisitLogError::Failed { .. } => StepError::Failed(error.to_string()),
+            VisitLogError::LockLost { .. } => StepError::LockLost(error.to_string()),
+        }
+    }
+}
+
+impl From<LedgerError> for StepError {
+    fn from(error: LedgerError) -> Self {
+        StepError::Failed(error.to_string())
+    }
+}
+
+/// What has been written.
+pub trait Ledger {
+    /// The state, without what failed to be committed.
+    fn written(&self) -> &Written;
+    /// Makes `entry` part of the state, durably.
+    ///
+    /// # Errors
+    /// What failed. Then the entry may stand on disk until `repair` has succeeded.
+    fn commit(&mut self, entry: &Entry) -> Result<(), LedgerError>;
+    /// Removes what a failed `commit` left, durably.
+    fn repair(&mut self) -> Result<(), LedgerError>;
+}
+
+/// The ledger refuses.
+#[derive(Debug)]
+pub struct LedgerError {
+    /// The file.
+    pub path: String,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "failed to write the ledger `{}`: {}", self.path, self.error)
+    }
+}
+
+/// The recorder of one output file.
+pub struct Recorder<'a> {
+    /// How lines look.
+    pub format: LineFormat,
+    /// Where they go.
+    pub visit_log: &'a mut dyn VisitLog,
+    /// What has been written.
+    pub ledger: &'a mut dyn Ledger,
+    /// What is counted.
+    pub metrics: &'a Metrics,
+    /// Where a failing output is shown.
+    pub health: &'a Health,
+}
+
+/// What is to become of a batch.
+#[derive(Default)]
+struct Plan {
+    lines: Vec<u8>,
+    times: Vec<Timestamp>,
+    entry: Entry,
+    unreadable: Vec<(usize, Unreadable)>,
+}
+
+impl Recorder<'_> {
+    /// Records what `inbox` delivers until `stop` is set. While the output or the ledger fails it
+    /// holds the batch and tries again, and takes no further deliveries.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub fn run(&mut self, inbox: &mut dyn Inbox, stop: &AtomicBool) -> Result<(), RecordError> {
+        while !stop.load(Ordering::Relaxed) {
+            let batch = inbox.receive(TICK)?;
+            if batch.is_empty() {
+                self.attempt(|recorder| Ok(recorder.visit_log.tend()?))?;
+                continue;
+            }
+            let plan = self.plan(&batch);
+            if !self.persist(stop, |recorder| recorder.write(&plan))? {
+                return Ok(());
+            }
+            self.count(&plan);
+            for (_, why) in &plan.unreadable {
+                log::warn!("a message that cannot be read goes to the dead letters: {why}");
+            }
+            inbox.acknowledge(&plan.unreadable)?;
+        }
+        Ok(())
+    }
+
+    /// Records what comes over any number of connections until `stop` is set. Whatever goes wrong with
+    /// one, the cure is another: what was not acknowledged comes again on it.
+    ///
+    /// # Errors
+    /// [`RecordError::LockLost`], and [`RecordError::Refused`] when the broker has refused
+    /// [`REFUSALS_MAX`] times in a row: any failure during the login looks like a refusal.
+    pub fn run_over(
+        &mut self,
+        connector: &mut dyn InboxConnector,
+        mut connected: impl FnMut(&str),
+        stop: &AtomicBool,
+    ) -> Result<(), RecordError> {
+        let (mut backoff, mut refusals) = (Backoff::default(), 0);
+        while !stop.load(Ordering::Relaxed) {
+            self.prepare(stop)?;
+            let problem = match connector.connect() {
+                Ok(mut inbox) => {
+                    self.health.well(BROKER);
+                    self.metrics.broker_connected.set(1);
+                    connected(inbox.address());
+                    (refusals, backoff) = (0, Backoff::default());
+                    let ended = self.run(&mut *inbox, stop);
+                    self.metrics.broker_connected.set(0);
+                    match ended {
+                        Ok(()) => return Ok(()),
+                        Err(RecordError::Inbox(InboxError(why))) => format!("lost the broker: {why}"),
+                        Err(fatal) => return Err(fatal),
+                    }
+                }
+                Err(ConnectError::Unavailable(why)) => why,
+                Err(ConnectError::Refused(why)) => {
+                    refusals += 1;
+                    if refusals == REFUSALS_MAX {
+                        return Err(RecordError::Refused(why));
+                    }
+                    why
+                }
+            };
+            if self.health.ill(BROKER, &problem) {
+                log::warn!("{problem}; trying again");
+            }
+            backoff.wait(stop);
+        }
+        Ok(())
+    }
+
+    /// Waits until the output can be written to, or `stop` is set: before that, no delivery is taken.
+    ///
+    /// # Errors
+    /// [`RecordError::LockLost`].
+    pub fn prepare(&mut self, stop: &AtomicBool) -> Result<(), RecordError> {
+        self.persist(stop, Self::recover).map(|_| ())
+    }
+
+    /// Tries a step until it succeeds; `false` where `stop` was set before it did.
+    fn persist(
+        &mut self,
+        stop: &AtomicBool,
+        mut step: impl FnMut(&mut Self) -> Result<(), StepError>,
+    ) -> Result<bool, RecordError> {
+        let mut backoff = Backoff::default();
+        while !self.attempt(&mut step)? {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            backoff.wait(stop);
+        }
+        Ok(true)
+    }
+
+    /// Tries a step once and shows in log and health how it went.
+    fn attempt(
+        &mut self,
+        mut step: impl FnMut(&mut Self) -> Result<(), StepError>,
+    ) -> Result<bool, RecordError> {
+        match step(self) {
+            Ok(()) => {
+                if self.health.well(OUTPUT) {
+                    log::info!("writing works again");
+                }
+                Ok(true)
+            }
+            Err(StepError::Failed(problem)) => {
+                if self.health.ill(OUTPUT, &problem) {
+                    log::error!("{problem}; nothing is acknowledged, trying again");
+                }
+                Ok(false)
+            }
+            Err(StepError::LockLost(problem)) => Err(RecordError::LockLost(problem)),
+        }
+    }
+
+    /// What of a batch is new, and the lines for it.
+    fn plan(&self, batch: &[Delivered]) -> Plan {
+        let mut plan = Plan::default();
+        for (place, message) in batch.iter().enumerate() {
+            let visits = message.origin.as_ref().map_err(Clone::clone).and_then(|origin| {
+                let visits = decode(origin, &message.body)?;
+                Ok((origin, visits))
+            });
+            let (origin, visits) = match visits {
+                Ok(read) => read,
+                Err(why) => {
+                    plan.unreadable.push((place, why));
+                    continue;
+                }
+            };
+            match origin {
+                Origin::Foreign { message_id } => {
+                    let count = visits.len() as u64;
+                    if plan.entry.claim_message(self.ledger.written(), message_id.as_ref(), count) {
+                        let numbered = visits.into_iter().map(|visit| Numbered { visit, number: None });
+                        plan.add(self.format, numbered);
+                    }
+                }
+                Origin::Spool { producer, first, count } => {
+                    let all = *first..=first + (count - 1);
+                    let new = plan.entry.claim(self.ledger.written(), *producer, all);
+                    let numbered = visits.into_iter().zip(*first..);
+                    let fresh = numbered
+                        .filter(|(_, sequence)| new.iter().any(|range| range.contains(sequence)))
+                        .map(|(visit, sequence)| Numbered { visit, number: Some((*producer, sequence)) });
+                    plan.add(self.format, fresh);
+                }
+            }
+        }
+        plan
+    }
+
+    /// The order of these steps is the promise: nothing is acknowledged that a power cut can take
+    /// away, and nothing stays in the output that the ledger does not know.
+    fn write(&mut self, plan: &Plan) -> Result<(), StepError> {
+        self.recover()?;
+        let mut entry = plan.entry.clone();
+        if !plan.lines.is_empty() {
+            entry.output = Some(self.visit_log.append(&plan.lines)?);
+        }
+        if !entry.is_empty() {
+            self.ledger.commit(&entry)?;
+        }
+        self.visit_log.settle();
+        Ok(())
+    }
+
+    /// Undoes what a failed `write` left. The ledger first: were the lines cut off before, a crash in
+    /// between would leave a ledger that counts lines which are gone.
+    fn recover(&mut self) -> Result<(), StepError> {
+        self.ledger.repair()?;
+        Ok(self.visit_log.retract()?)
+    }
+
+    fn count(&self, plan: &Plan) {
+        let now = Timestamp::now();
+        for time in &plan.times {
+            self.metrics.age_at_write.observe(now.duration_since(*time).as_secs_f64().max(0.0));
+        }
+        self.metrics.written.inc_by(plan.times.len() as u64);
+        self.metrics.duplicate.inc_by(plan.entry.duplicates());
+        self.metrics.dead_lettered.inc_by(plan.unreadable.len() as u64);
+    }
+}
+
+impl Plan {
+    fn add<'v>(&mut self, format: LineFormat, visits: impl Iterator<Item = Numbered<'v>>) {
+        for visit in visits {
+            self.times.push(visit.visit.received_at);
+            format.write(&visit, &mut self.lines);
+        }
+    }
+}

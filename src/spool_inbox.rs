@@ -1,0 +1,71 @@
+//! The inbox of the embedded program: the spool itself, with no broker in between.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::record::{Delivered, Inbox, InboxError};
+use crate::relay::{Backlog, Position};
+use crate::wire::{Origin, Unreadable};
+
+/// How many bytes a batch has, but for a group that is larger by itself.
+const BATCH_MAX_BYTES: usize = 1 << 20;
+
+/// Reads a backlog as an inbox.
+pub struct SpoolInbox<'a> {
+    backlog: &'a dyn Backlog,
+    // Where messages go that cannot be read: this program's own, so after a defect or a downgrade.
+    dead_letters: PathBuf,
+    cursor: Position,
+    batch: Vec<u8>,
+}
+
+impl<'a> SpoolInbox<'a> {
+    /// The inbox of `backlog`, from its first unconfirmed visit on.
+    pub fn new(backlog: &'a dyn Backlog, dead_letters: PathBuf) -> Self {
+        SpoolInbox { backlog, dead_letters, cursor: backlog.confirmed(), batch: Vec::new() }
+    }
+
+    fn keep_dead(&self) -> io::Result<()> {
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.dead_letters)?;
+        file.write_all(&self.batch)?;
+        file.sync_data()
+    }
+}
+
+impl Inbox for SpoolInbox<'_> {
+    fn receive(&mut self, wait: Duration) -> Result<Vec<Delivered>, InboxError> {
+        let read = |from| {
+            let reading = self.backlog.read(from, BATCH_MAX_BYTES);
+            reading.map_err(|error| InboxError(format!("failed to read the spool: {error}")))
+        };
+        let mut reading = read(self.cursor)?;
+        if reading.is_none() {
+            // Whether it rang or the time is over, there is one more look.
+            let _ = self.backlog.bell().recv_timeout(wait);
+            reading = read(self.cursor)?;
+        }
+        let Some(reading) = reading else { return Ok(Vec::new()) };
+        let message = reading.message;
+        self.cursor = reading.end;
+        let origin = Origin::Spool { producer: message.producer, first: message.first, count: message.count };
+        self.batch.clone_from(&message.body);
+        Ok(vec![Delivered { origin: Ok(origin), body: message.body }])
+    }
+
+    fn acknowledge(&mut self, unreadable: &[(usize, Unreadable)]) -> Result<(), InboxError> {
+        if !unreadable.is_empty() {
+            self.keep_dead().map_err(|error| {
+                InboxError(format!("failed to append to `{}`: {error}", self.dead_letters.display()))
+            })?;
+        }
+        self.backlog.forget(self.cursor);
+        Ok(())
+    }
+
+    fn address(&self) -> &str {
+        "the spool"
+    }
+}
