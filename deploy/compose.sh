@@ -1,0 +1,15 @@
+#!/bin/sh
+# Compose, whichever this machine has, with the visits owned by whoever calls it. Root would gain
+# nothing by that: for root, and where .env says who, the default stays.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" -ne 0 ] && ! grep -qs '^PIXEL_UID=' .env; then
+  PIXEL_UID=${PIXEL_UID:-$(id -u)} PIXEL_GID=${PIXEL_GID:-$(id -g)}
+  export PIXEL_UID PIXEL_GID
+fi
+
+if docker compose version >/dev/null 2>&1; then
+  exec docker compose "$@"
+fi
+exec docker-compose "$@"
