@@ -13,6 +13,7 @@ from stage import BenchError, say, wait_until
 DRAIN_SECONDS = 300
 STILL_SECONDS = 1.0
 BUILD_SECONDS = 1_200
+BUILD_CONNECTIONS = 64
 SETTLE_SECONDS = 0.5
 
 
@@ -207,12 +208,14 @@ def grow_backlog(stage, broker, visits):
     contender = PixelCollecting(stage, broker)
     contender.start()
     started = time.monotonic()
-    wrk = Wrk(contender.port, 64, BUILD_SECONDS)
+    wrk = Wrk(contender.port, BUILD_CONNECTIONS, BUILD_SECONDS)
     wait_until(f"backlog of {visits}",
                lambda: contender.metric("pixel_spool_visits") >= visits, BUILD_SECONDS, 0.05)
+    seconds = time.monotonic() - started
     wrk.interrupt()
     wrk.finish()
-    seconds = time.monotonic() - started
+    # What wrk left unanswered may still be on its way into the spool.
+    time.sleep(SETTLE_SECONDS)
     held = int(contender.metric("pixel_spool_visits"))
     peak = sum(contender.memory().values())
     rest = sum(contender.memory("VmRSS").values())
