@@ -1,0 +1,210 @@
+//! A private RabbitMQ: its own folder, ports, cookie, epmd and node name.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use amiquip::{AmqpProperties, Connection, Get, Publish};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::Outcome;
+use crate::program::{free_port, wait_until};
+
+/// A broker of one node or several.
+pub struct Broker {
+    pub nodes: Vec<Node>,
+    _folder: tempfile::TempDir,
+}
+
+/// One RabbitMQ node.
+pub struct Node {
+    name: String,
+    folder: PathBuf,
+    pub port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    process: Option<Child>,
+}
+
+impl Broker {
+    /// Starts one node.
+    pub fn start() -> Outcome<Broker> {
+        Self::cluster(1)
+    }
+
+    /// Starts `size` nodes and joins them.
+    pub fn cluster(size: usize) -> Outcome<Broker> {
+        let folder = tempfile::tempdir()?;
+        let epmd_port = free_port();
+        fs::write(folder.path().join(".erlang.cookie"), format!("PIXEL{epmd_port}"))?;
+        fs::set_permissions(
+            folder.path().join(".erlang.cookie"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o400),
+        )?;
+        let mut broker = Broker { nodes: Vec::new(), _folder: folder };
+        for n in 0..size {
+            let mut node = Node {
+                name: format!("pixel{n}-{epmd_port}@localhost"),
+                folder: broker._folder.path().to_path_buf(),
+                port: free_port(),
+                dist_port: free_port(),
+                epmd_port,
+                process: None,
+            };
+            node.start()?;
+            broker.nodes.push(node);
+        }
+        for n in 1..size {
+            let first = broker.nodes[0].name.clone();
+            for command in [&["stop_app"][..], &["reset"], &["join_cluster", &first], &["start_app"]] {
+                broker.nodes[n].control(command)?;
+            }
+        }
+        Ok(broker)
+    }
+
+    /// The one broker that tests share which do it no harm. It ends with the test process.
+    pub fn shared() -> Outcome<&'static Broker> {
+        static SHARED: OnceLock<Result<Broker, String>> = OnceLock::new();
+        let shared = SHARED.get_or_init(|| Broker::start().map_err(|error| error.to_string()));
+        shared.as_ref().map_err(|error| error.clone().into())
+    }
+
+    /// The nodes' addresses.
+    pub fn url(&self) -> String {
+        let urls = self.nodes.iter().map(|node| format!("amqp://guest:guest@127.0.0.1:{}/%2f", node.port));
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// A connection of another client.
+    pub fn connect(&self) -> Outcome<Connection> {
+        let port = self.nodes[0].port;
+        Ok(Connection::insecure_open(&format!("amqp://127.0.0.1:{port}/%2f?connection_timeout=10000"))?)
+    }
+
+    /// Publishes as another client does, with `properties`.
+    pub fn publish(&self, queue: &str, body: &[u8], properties: AmqpProperties) -> Outcome {
+        let mut connection = self.connect()?;
+        let channel = connection.open_channel(None)?;
+        channel.enable_publisher_confirms()?;
+        let confirms = channel.listen_for_publisher_confirms()?;
+        channel.basic_publish(queue, Publish::with_properties(body, "visit", properties))?;
+        confirms.recv_timeout(Duration::from_secs(30))?;
+        Ok(())
+    }
+
+    /// Takes one message off `queue`, waiting for it.
+    pub fn take(&self, queue: &str) -> Outcome<Get> {
+        let mut connection = self.connect()?;
+        let channel = connection.open_channel(None)?;
+        let mut taken = None;
+        wait_until(&format!("a message in {queue}"), || {
+            taken = channel.basic_get(queue, true).ok().flatten();
+            taken.is_some()
+        })?;
+        Ok(taken.ok_or("none")?)
+    }
+}
+
+impl Node {
+    /// Starts the node, or starts it again, and waits until it talks AMQP.
+    pub fn start(&mut self) -> Outcome {
+        let none = self.folder.join("none");
+        fs::write(&none, "")?;
+        let config = self.folder.join(format!("{}.conf", self.port));
+        let settings = format!("listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\n", self.port);
+        fs::write(&config, settings)?;
+        // The shell ends the group when this process has ended, however it did.
+        let script = r#""$0" & read -r _; kill -KILL -- -$$"#;
+        let log = fs::File::create(self.folder.join(format!("{}.out", self.port)))?;
+        let mut command = Command::new("bash");
+        command.args(["-c", script, &program("rabbitmq-server")]).process_group(0);
+        self.environment(&mut command);
+        command
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_MNESIA_BASE", self.folder.join("data"))
+            .env("RABBITMQ_LOG_BASE", self.folder.join("log"))
+            .env("RABBITMQ_CONFIG_FILE", &config)
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", &none)
+            .env("RABBITMQ_GENERATED_CONFIG_DIR", self.folder.join("generated"));
+        fs::write(&none, "[].\n")?;
+        let process = command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        self.process = Some(process);
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        let url = format!("amqp://127.0.0.1:{}/%2f?connection_timeout=3000", self.port);
+        wait_until(&format!("RabbitMQ at {address}"), || {
+            TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+                && Connection::insecure_open(&url).is_ok()
+        })
+        .map_err(|error| {
+            let log = fs::read_to_string(self.folder.join(format!("{}.out", self.port)));
+            format!("{error}\n{}", log.unwrap_or_default()).into()
+        })
+    }
+
+    /// Ends the node at once, as `kill -9` does.
+    pub fn kill(&mut self) -> Outcome {
+        self.signal(Signal::KILL)?;
+        if let Some(mut process) = self.process.take() {
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the node and its helpers.
+    pub fn signal(&self, signal: Signal) -> Outcome {
+        let process = self.process.as_ref().ok_or("the node does not run")?;
+        let group = Pid::from_raw(i32::try_from(process.id())?).ok_or("no process id")?;
+        Ok(kill_process_group(group, signal)?)
+    }
+
+    /// Runs a command of rabbitmqctl.
+    pub fn control(&self, arguments: &[&str]) -> Outcome<Output> {
+        let mut command = Command::new(program("rabbitmqctl"));
+        command.args(["--node", &self.name]).args(arguments).stdin(Stdio::null());
+        self.environment(&mut command);
+        let output = command.output()?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        let said =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        Err(format!("rabbitmqctl {arguments:?}: {said}").into())
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn environment(&self, command: &mut Command) {
+        command
+            .env("HOME", &self.folder)
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODENAME", &self.name)
+            .env("RABBITMQ_CONF_ENV_FILE", self.folder.join("none.env"));
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            // It may have ended already.
+            let _ = node.kill();
+        }
+        let epmd_port = self.nodes.first().map_or(0, |node| node.epmd_port);
+        let mut stop = Command::new("epmd");
+        let _ = stop.args(["-port", &epmd_port.to_string(), "-kill"]).stdout(Stdio::null()).status();
+    }
+}
+
+fn program(name: &str) -> String {
+    // Debian's programs in the PATH change the user; these do not.
+    let debian = Path::new("/usr/lib/rabbitmq/bin").join(name);
+    if debian.exists() { debian.to_string_lossy().into_owned() } else { name.into() }
+}

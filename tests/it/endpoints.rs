@@ -1,0 +1,170 @@
+//! The contract's HTTP table, row by row, and the admin listener.
+
+use crate::Outcome;
+use crate::client::{Client, GIF_HEX, get, metric, ready};
+use crate::program::{Launch, lines, wait_for_lines};
+
+#[test]
+fn each_request_has_its_answer() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut pixel = Launch::new("pixel", folder.path()).start()?;
+    let mut client = Client::connect(pixel.address()?)?;
+    for (method, target, status, recorded) in [
+        ("GET", "/track", 200, true),
+        ("GET", "/track.gif", 200, true),
+        ("GET", "/track?x=1&y=%20", 200, true),
+        ("GET", "http://other.example.com/track", 200, true),
+        ("HEAD", "/track", 200, false),
+        ("HEAD", "/track.gif?x", 200, false),
+        ("POST", "/track", 204, true),
+        ("POST", "/track.gif", 204, true),
+        ("OPTIONS", "/track", 204, false),
+        ("PUT", "/track", 405, false),
+        ("DELETE", "/track.gif", 405, false),
+        ("BREW", "/track", 405, false),
+        ("GET", "/", 200, false),
+        ("HEAD", "/", 200, false),
+        ("POST", "/", 405, false),
+        ("GET", "/robots.txt", 200, false),
+        ("GET", "/favicon.ico", 404, false),
+        ("GET", "/track/", 404, false),
+        ("GET", "/Track", 404, false),
+        ("GET", "//track", 404, false),
+    ] {
+        let before = lines(&folder.path().join("visits.log")).len();
+        let answer = client.ask(method, target, &[])?;
+        assert_eq!(answer.status, status, "{method} {target}");
+        assert!(answer.header("Date").is_some_and(|date| date.ends_with(" GMT")), "{method} {target}");
+        assert_eq!(answer.header("Content-Length").is_none(), status == 204, "{method} {target}");
+        if recorded {
+            wait_for_lines(&folder.path().join("visits.log"), before + 1)?;
+        }
+    }
+    pixel.stop()?;
+    assert_eq!(lines(&folder.path().join("visits.log")).len(), 6, "nothing but the recorded rows");
+    Ok(())
+}
+
+#[test]
+fn the_pixel_has_the_contract_s_headers_and_bytes() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut pixel = Launch::new("pixel", folder.path()).start()?;
+    let mut client = Client::connect(pixel.address()?)?;
+    for method in ["GET", "HEAD"] {
+        let answer = client.ask(method, "/track", &[])?;
+        for (name, value) in [
+            ("Content-Type", "image/gif"),
+            ("Content-Length", "43"),
+            ("Cache-Control", "no-store, no-cache, must-revalidate, max-age=0, private"),
+            ("Pragma", "no-cache"),
+            ("Expires", "0"),
+            ("Access-Control-Allow-Origin", "*"),
+            ("Cross-Origin-Resource-Policy", "cross-origin"),
+            ("Timing-Allow-Origin", "*"),
+            ("X-Content-Type-Options", "nosniff"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{method}");
+        }
+        for absent in ["Set-Cookie", "ETag", "Last-Modified", "Content-Disposition", "Connection"] {
+            assert_eq!(answer.header(absent), None, "{method} {absent}");
+        }
+        assert_eq!(answer.body_hex(), if method == "GET" { GIF_HEX } else { "" });
+    }
+    let preflight = client.ask("OPTIONS", "/track", &[("Access-Control-Request-Method", "POST")])?;
+    assert_eq!(preflight.header("Access-Control-Allow-Origin"), Some("*"));
+    assert!(preflight.header("Access-Control-Allow-Methods").is_some_and(|methods| methods.contains("POST")));
+    assert!(preflight.header("Access-Control-Allow-Headers").is_some());
+    let refused = client.ask("PUT", "/track", &[])?;
+    assert_eq!(refused.header("Allow"), Some("GET, HEAD, POST, OPTIONS"));
+    let robots = client.ask("GET", "/robots.txt", &[])?;
+    assert_eq!(robots.body, b"User-agent: *\nDisallow: /\n");
+    let page = String::from_utf8(client.ask("GET", "/", &[])?.body)?;
+    assert!(page.contains("&lt;img src=") && page.contains("/track"));
+    pixel.stop()
+}
+
+#[test]
+fn a_body_is_ignored_and_the_connection_goes_on() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut pixel = Launch::new("pixel", folder.path()).start()?;
+    let mut client = Client::connect(pixel.address()?)?;
+    for length in [0, 1, 1000, 1024, 1025, 5000, 65_536] {
+        let head = format!("POST /track?l={length} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        client.send(head.as_bytes())?;
+        client.send(&vec![b'x'; length])?;
+        assert_eq!(client.receive(true)?.status, 204, "{length} bytes");
+    }
+    client
+        .send(b"POST /track?chunked HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")?;
+    assert_eq!(client.receive(true)?.status, 204);
+    client.send(b"POST /track HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")?;
+    assert_eq!(client.receive(true)?.status, 204);
+    wait_for_lines(&folder.path().join("visits.log"), 9)?;
+    pixel.stop()
+}
+
+#[test]
+fn a_full_spool_answers_503_with_the_gif_and_goes_on_when_there_is_room() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    // Nobody listens on port 1: the spool only grows.
+    let launch = Launch::new("pixel-http", folder.path()).with("spool-max-bytes", "65536");
+    let mut program = launch.with("amqp-url", "amqp://127.0.0.1:1/%2f").start()?;
+    let mut client = Client::connect(program.address()?)?;
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = client.ask("GET", "/track", &[("User-Agent", &"x".repeat(2000))])?;
+        match answer.status {
+            200 => accepted += 1,
+            _ => break answer,
+        }
+    };
+    assert!((10..40).contains(&accepted), "{accepted} visits of 2 KB in 64 KiB");
+    assert_eq!((refused.status, refused.body_hex().as_str()), (503, GIF_HEX));
+    assert!(refused.header("Retry-After").is_some());
+    let admin = program.admin()?;
+    assert_eq!(metric(admin, "pixel_visits_accepted_total")?, f64::from(accepted));
+    assert_eq!(metric(admin, "pixel_visits_refused_total")?, 1.0);
+    assert_eq!(metric(admin, "pixel_spool_visits")?, f64::from(accepted));
+    let (status, why) = ready(admin)?;
+    assert!(status == 503 && why.contains("cap of 65536 bytes"), "{status} {why}");
+    program.stop()?;
+
+    // The same spool with nothing but the output missing: what waits is written, and there is room.
+    let mut pixel = Launch::new("pixel", folder.path()).with("spool-max-bytes", "65536").start()?;
+    wait_for_lines(&folder.path().join("visits.log"), accepted as usize)?;
+    assert_eq!(get(pixel.address()?, "/track", &[])?.status, 200);
+    pixel.stop()
+}
+
+#[test]
+fn operators_are_told_how_it_is() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut pixel = Launch::new("pixel", folder.path()).start()?;
+    let (public, admin) = (pixel.address()?, pixel.admin()?);
+    assert_eq!(get(public, "/track", &[])?.status, 200);
+    wait_for_lines(&folder.path().join("visits.log"), 1)?;
+    assert_eq!(get(admin, "/healthz", &[])?.status, 200);
+    assert_eq!(ready(admin)?.0, 200);
+    assert_eq!(get(admin, "/track", &[])?.status, 404);
+    assert_eq!(get(public, "/metrics", &[])?.status, 404, "the public learns nothing");
+    let text = String::from_utf8(get(admin, "/metrics", &[])?.body)?;
+    for name in [
+        "pixel_visits_accepted_total 1",
+        "pixel_visits_refused_total 0",
+        "pixel_visits_published_total 0",
+        "pixel_visits_written_total 1",
+        "pixel_visits_duplicate_total 0",
+        "pixel_messages_dead_lettered_total 0",
+        "pixel_spool_visits 0",
+        "pixel_spool_bytes ",
+        "pixel_broker_connected 0",
+        "pixel_track_duration_seconds_bucket",
+        "pixel_visit_age_at_write_seconds_count 1",
+    ] {
+        assert!(text.contains(name), "{name} is not in {text}");
+    }
+    let health = Launch::new("pixel", folder.path()).argument("healthcheck");
+    assert_eq!(health.clone().with("admin-listen", &admin.to_string()).output()?.0, 0);
+    assert_eq!(health.with("admin-listen", "127.0.0.1:1").output()?.0, 1);
+    pixel.stop()
+}

@@ -1,0 +1,14 @@
+//! The programs as users meet them: real processes, real sockets, a real RabbitMQ, real files.
+
+mod broker;
+mod brokered;
+mod client;
+mod crashes;
+mod embedded;
+mod endpoints;
+mod options;
+mod program;
+mod rules;
+
+/// What can go wrong in a helper ends the test, with the reason.
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

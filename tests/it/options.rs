@@ -1,0 +1,141 @@
+//! Settings: refused before anything starts, every bad one named.
+
+use crate::Outcome;
+use crate::program::Launch;
+
+#[test]
+fn every_bad_setting_is_named_at_once() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let launch = Launch::new("pixel", folder.path())
+        .with("listen", "nonsense")
+        .with("workers", "0")
+        .with("trusted-proxies", "10.0.0.0/8,x")
+        .with("spool-max-bytes", "1")
+        .with("format", "xml")
+        .with("output", folder.path())
+        .with("read-timeout-ms", "-1");
+    let (status, _, stderr) = launch.output()?;
+    assert_eq!(status, 2, "{stderr}");
+    for named in [
+        "--listen (PIXEL_LISTEN) is `nonsense`",
+        "--workers (PIXEL_WORKERS) is `0`",
+        "`x` is no CIDR",
+        "--spool-max-bytes",
+        "expected pipe, combined or ndjson",
+        "--output",
+        "--read-timeout-ms",
+    ] {
+        assert!(stderr.contains(named), "`{named}` is not in {stderr}");
+    }
+    assert!(!folder.path().join("spool").exists(), "nothing is started with bad settings");
+    Ok(())
+}
+
+#[test]
+fn a_password_is_never_shown() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    for url in ["amqp://u:sesame@h/a/b", "http://u:sesame@h", "sesame", "amqp://u:sesame@h:x"] {
+        for program in ["pixel-http", "pixel-storage"] {
+            let launch = Launch::new(program, folder.path()).with("amqp-url", url);
+            let (status, stdout, stderr) = launch.output()?;
+            assert_eq!(status, 2, "{url}: {stderr}");
+            assert!(stderr.contains("--amqp-url (PIXEL_AMQP_URL)"), "{stderr}");
+            assert!(!(stdout + &stderr).contains("sesame"), "{url} is shown: {stderr}");
+        }
+    }
+    let (_, help, _) = Launch::new("pixel-http", folder.path())
+        .with("amqp-url", "amqp://u:sesame@h")
+        .argument("--help")
+        .output()?;
+    assert!(!help.contains("sesame"));
+    let mut program = Launch::new("pixel-http", folder.path())
+        .with("amqp-url", "amqp://u:sesame@127.0.0.1:1/%2f")
+        .start()?;
+    program.wait_for_log("amqp://u:***@127.0.0.1:1")?;
+    assert!(!program.log().contains("sesame"));
+    program.stop()
+}
+
+#[test]
+fn help_and_version_are_there_and_name_every_option() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    for (program, options) in [
+        (
+            "pixel",
+            &[
+                "PIXEL_LISTEN",
+                "PIXEL_ADMIN_LISTEN",
+                "PIXEL_SPOOL_DIR",
+                "PIXEL_SPOOL_MAX_BYTES",
+                "PIXEL_WORKERS",
+                "PIXEL_TRUSTED_PROXIES",
+                "PIXEL_OUTPUT",
+                "PIXEL_FORMAT",
+                "RUST_LOG",
+            ][..],
+        ),
+        (
+            "pixel-http",
+            &[
+                "PIXEL_LISTEN",
+                "PIXEL_ADMIN_LISTEN",
+                "PIXEL_AMQP_URL",
+                "PIXEL_QUEUE",
+                "PIXEL_SPOOL_DIR",
+                "PIXEL_SPOOL_MAX_BYTES",
+                "PIXEL_WORKERS",
+                "PIXEL_TRUSTED_PROXIES",
+                "RUST_LOG",
+            ],
+        ),
+        (
+            "pixel-storage",
+            &[
+                "PIXEL_ADMIN_LISTEN",
+                "PIXEL_AMQP_URL",
+                "PIXEL_QUEUE",
+                "PIXEL_OUTPUT",
+                "PIXEL_FORMAT",
+                "RUST_LOG",
+            ],
+        ),
+    ] {
+        let (status, help, _) = Launch::new(program, folder.path()).argument("--help").output()?;
+        assert_eq!(status, 0);
+        for option in options {
+            assert!(help.contains(option), "{program} --help does not name {option}");
+        }
+        let (status, version, _) = Launch::new(program, folder.path()).argument("--version").output()?;
+        assert_eq!(
+            (status, version.trim()),
+            (0, format!("{program} {}", env!("CARGO_PKG_VERSION")).as_str())
+        );
+        let (status, ..) = Launch::new(program, folder.path()).argument("--no-such-option").output()?;
+        assert_eq!(status, 2);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_flag_wins_over_the_variable() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let output = folder.path().join("flag.log");
+    let launch = Launch::new("pixel", folder.path()).argument("run").argument("--output");
+    let mut program = launch.argument(&output.to_string_lossy()).start()?;
+    program.wait_for_log(&format!("writing to {}", output.display()))?;
+    program.stop()
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_in_one_line() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let (status, _, stderr) = Launch::new("pixel", folder.path()).with("listen", &address).output()?;
+    assert_eq!(status, 1);
+    assert!(
+        stderr.contains(&format!("pixel: failed to listen on {address}: Address already in use")),
+        "{stderr}"
+    );
+    Ok(())
+}

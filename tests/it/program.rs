@@ -1,0 +1,263 @@
+//! The programs as processes: started on free ports, watched through their log, ended with the test.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Outcome;
+
+/// How long anything may take that should happen: generous, as it costs nothing when it does.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds; fails with `what` when it does not within [`PATIENCE`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        if Instant::now() > until {
+            return Err(format!("waited {} s in vain for: {what}", PATIENCE.as_secs()).into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// A port that was free a moment ago, below the ports that outgoing connections take.
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + (std::process::id() % 2_000) as u16 * 10;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// How a program is to be started.
+#[derive(Clone)]
+pub struct Launch {
+    program: &'static str,
+    arguments: Vec<String>,
+    folder: PathBuf,
+    environment: BTreeMap<String, String>,
+    before: String,
+}
+
+impl Launch {
+    /// `program` with its files in `folder` and its listeners on free ports.
+    pub fn new(program: &'static str, folder: &Path) -> Self {
+        let launch = Launch {
+            program,
+            arguments: Vec::new(),
+            folder: folder.into(),
+            environment: BTreeMap::new(),
+            before: String::new(),
+        };
+        let launch = launch.with("admin-listen", "127.0.0.1:0");
+        let launch = match program {
+            "pixel-storage" => launch,
+            _ => launch.with("listen", "127.0.0.1:0").with("spool-dir", &folder.join("spool")),
+        };
+        match program {
+            "pixel-http" => launch,
+            _ => launch.with("output", &folder.join("visits.log")),
+        }
+    }
+
+    /// Sets an option by its flag's name; the last one given counts.
+    pub fn with(mut self, flag: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        let variable = format!("PIXEL_{}", flag.to_uppercase().replace('-', "_"));
+        self.environment.insert(variable, value.as_ref().to_string_lossy().into_owned());
+        self
+    }
+
+    /// Adds an argument.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Runs a shell command in the process first, such as `ulimit -n 64`.
+    pub fn before(mut self, command: &str) -> Self {
+        self.before = command.into();
+        self
+    }
+
+    fn command(&self) -> Command {
+        let path = match self.program {
+            "pixel" => env!("CARGO_BIN_EXE_pixel"),
+            "pixel-http" => env!("CARGO_BIN_EXE_pixel-http"),
+            _ => env!("CARGO_BIN_EXE_pixel-storage"),
+        };
+        let mut command = if self.before.is_empty() {
+            Command::new(path)
+        } else {
+            let mut shell = Command::new("bash");
+            shell.arg("-c").arg(format!("{} && exec \"$0\" \"$@\"", self.before)).arg(path);
+            shell
+        };
+        let inherited = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PIXEL_"));
+        inherited.for_each(|(name, _)| {
+            command.env_remove(name);
+        });
+        command.args(&self.arguments).envs(&self.environment).env_remove("RUST_LOG");
+        command.current_dir(&self.folder).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it.
+    pub fn spawn(&self) -> Outcome<Program> {
+        let mut child = self.command().stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = child.stderr.take().ok_or("no stderr")?;
+        let lines = log.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().expect("no panic holds it").push(line);
+            }
+        });
+        Ok(Program { child, log })
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(&self) -> Outcome<Program> {
+        let mut program = self.spawn()?;
+        let ready = if self.program == "pixel-storage" { "consuming " } else { "listening on " };
+        program.wait_for_log(ready)?;
+        Ok(program)
+    }
+
+    /// Runs it to its end: exit status, stdout and stderr.
+    pub fn output(&self) -> Outcome<(i32, String, String)> {
+        let output = self.command().output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+    }
+}
+
+/// A program that runs.
+pub struct Program {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Program {
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic holds it").join("\n")
+    }
+
+    /// Waits for a line of the log with `text` in it; fails when the program ends before.
+    pub fn wait_for_log(&mut self, text: &str) -> Outcome<String> {
+        let mut found = None;
+        let mut ended = None;
+        wait_until(&format!("`{text}` in the log"), || {
+            ended = self.child.try_wait().ok().flatten();
+            let log = self.log.lock().expect("no panic holds it");
+            found = log.iter().find(|line| line.contains(text)).cloned();
+            found.is_some() || ended.is_some()
+        })
+        .map_err(|error| format!("{error}\n{}", self.log()))?;
+        found.ok_or_else(|| format!("it ended with {ended:?}:\n{}", self.log()).into())
+    }
+
+    /// The address of its public listener.
+    pub fn address(&mut self) -> Outcome<SocketAddr> {
+        self.address_after("listening on http://")
+    }
+
+    /// The address of its admin listener.
+    pub fn admin(&mut self) -> Outcome<SocketAddr> {
+        self.address_after("admin on http://")
+    }
+
+    fn address_after(&mut self, prefix: &str) -> Outcome<SocketAddr> {
+        let line = self.wait_for_log(prefix)?;
+        let rest = line.split(prefix).nth(1).unwrap_or_default();
+        Ok(rest.split([',', ' ']).next().unwrap_or_default().parse()?)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Outcome {
+        Ok(kill_process(self.pid()?, signal)?)
+    }
+
+    /// Ends it at once, as `kill -9` does.
+    pub fn kill(mut self) -> Outcome {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Ends it with SIGTERM; its exit status must be 0.
+    pub fn stop(mut self) -> Outcome {
+        self.signal(Signal::TERM)?;
+        match self.wait()? {
+            0 => Ok(()),
+            status => Err(format!("it ended with {status} after SIGTERM:\n{}", self.log()).into()),
+        }
+    }
+
+    /// Waits for its end: its exit status, or 128 and the signal.
+    pub fn wait(&mut self) -> Outcome<i32> {
+        let mut status = None;
+        wait_until("the program's end", || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        })?;
+        let status = status.ok_or("no status")?;
+        Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Outcome<Pid> {
+        Ok(Pid::from_raw(i32::try_from(self.child.id())?).ok_or("no process id")?)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of process {}\n{}", self.child.id(), self.log());
+        }
+    }
+}
+
+/// The lines of an output file; none where it is absent.
+pub fn lines(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(str::to_string).collect()
+}
+
+/// Waits until the output has `count` lines, and returns them.
+pub fn wait_for_lines(path: &Path, count: usize) -> Outcome<Vec<String>> {
+    wait_until(&format!("{count} lines in {}", path.display()), || lines(path).len() >= count)
+        .map_err(|error| format!("{error}; it has {}", lines(path).len()))?;
+    Ok(lines(path))
+}
+
+/// Runs `pixel audit`: its exit status and its JSON.
+pub fn audit(output: &Path) -> Outcome<(i32, serde_json::Value)> {
+    let folder = output.parent().ok_or("no folder")?;
+    let launch = Launch::new("pixel", folder).argument("audit").argument("--json").with("output", output);
+    let (status, stdout, stderr) = launch.output()?;
+    Ok((status, serde_json::from_str(&stdout).map_err(|error| format!("{error}: {stdout}{stderr}"))?))
+}
