@@ -15,7 +15,7 @@ use pixel::visit_log::beside;
 
 /// A tracking pixel that writes every visit exactly once: GET /track, answered with a transparent GIF
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "pixel", version, args_conflicts_with_subcommands = true)]
 struct Options {
     #[command(subcommand)]
     command: Option<Command>,
@@ -26,7 +26,7 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// Take visits and write them; what plain `pixel` does
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print what was written, per producer, with gaps and dropped duplicates; exit status 1 on a gap
     Audit {
         #[command(flatten)]

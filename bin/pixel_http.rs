@@ -13,7 +13,7 @@ use pixel::relay::Relay;
 
 /// Answers GET /track with a transparent GIF, makes every visit durable and publishes it to RabbitMQ
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "pixel-http", version, args_conflicts_with_subcommands = true)]
 struct Options {
     #[command(subcommand)]
     command: Option<Command>,

@@ -12,7 +12,7 @@ use pixel::process::{Failure, exit, listen_for_signals, start, start_log};
 
 /// Consumes visits from RabbitMQ and appends each to a file, exactly once
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "pixel-storage", version, args_conflicts_with_subcommands = true)]
 struct Options {
     #[command(subcommand)]
     command: Option<Command>,

@@ -159,7 +159,7 @@ mod tests {
         let made = |headers: &[(&'static str, &'static str)]| {
             let target = Target::parse("/track");
             let peer = "::ffff:1.2.3.4".parse().expect("an address");
-            let headers = headers.to_vec().into_iter();
+            let headers = headers.iter().copied();
             visit(Timestamp::UNIX_EPOCH, peer, &TrustedProxies::default(), target, headers)
         };
         let referrer = |headers| made(headers).referrer.map(|text| text.as_str().to_string());

@@ -119,7 +119,7 @@ impl Relay<'_> {
                     self.metrics.broker_connected.set(1);
                     let lost = self.session(&mut *publisher, stop, &mut backoff);
                     self.metrics.broker_connected.set(0);
-                    abandon(publisher);
+                    drop(publisher);
                     match lost {
                         Ok(()) => return,
                         Err(Lost(why)) => format!("lost the broker: {why}"),
@@ -208,14 +208,5 @@ impl Relay<'_> {
             self.backlog.forget(*end);
         }
         self.metrics.published.inc_by(safe.values().map(|(_, count)| count).sum());
-    }
-}
-
-/// Lets go of a connection on a thread of its own: with a broker that blocks publishers, amiquip's
-/// `Channel` and `Connection` hang in their destructors until it takes messages again.
-fn abandon(publisher: Box<dyn Publisher>) {
-    let spawned = std::thread::Builder::new().name("abandoned".into()).spawn(move || drop(publisher));
-    if let Err(error) = spawned {
-        log::warn!("failed to start a thread that closes the connection: {error}");
     }
 }

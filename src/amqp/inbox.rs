@@ -8,7 +8,8 @@ use amiquip::{
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use uuid::Uuid;
 
-use super::{cause, reason};
+use super::reason;
+use super::session::Session;
 use crate::record::{Delivered, Inbox, InboxError};
 use crate::wire::{COUNT_HEADER, Origin, PRODUCER_HEADER, SEQUENCE_HEADER, Unreadable};
 
@@ -19,8 +20,7 @@ const BATCH_MAX_BYTES: usize = 4 << 20;
 
 /// A connection that consumes.
 pub struct AmqpInbox {
-    channel: Channel,
-    connection: Option<Connection>,
+    session: Session,
     deliveries: Receiver<ConsumerMessage>,
     // The last batch, for its tags.
     batch: Vec<Delivery>,
@@ -29,23 +29,26 @@ pub struct AmqpInbox {
 
 impl AmqpInbox {
     /// Starts consuming.
-    pub(super) fn start(
-        connection: Connection,
-        channel: Channel,
-        address: String,
+    pub(super) fn prepare(
+        _: &mut Connection,
+        channel: &Channel,
         queue: &str,
-    ) -> amiquip::Result<Self> {
+    ) -> amiquip::Result<Receiver<ConsumerMessage>> {
         channel.qos(0, PREFETCH_MESSAGES, false)?;
         let consumer = channel.basic_consume(queue, ConsumerOptions::default())?;
         let deliveries = consumer.receiver().clone();
         // Its destructor cancels, and a delivery that arrives after the cancel kills the connection.
         // A tag of some thirty bytes leaks.
         std::mem::forget(consumer);
-        Ok(AmqpInbox { channel, connection: Some(connection), deliveries, batch: Vec::new(), address })
+        Ok(deliveries)
+    }
+
+    pub(super) fn new(session: Session, deliveries: Receiver<ConsumerMessage>, address: String) -> Self {
+        AmqpInbox { session, deliveries, batch: Vec::new(), address }
     }
 
     fn lost(&mut self) -> InboxError {
-        InboxError(self.connection.take().map_or_else(|| "the connection ended".into(), cause))
+        InboxError(self.session.cause())
     }
 
     fn delivery(&mut self, message: ConsumerMessage) -> Result<Delivery, InboxError> {
@@ -90,26 +93,17 @@ impl Inbox for AmqpInbox {
         let mut batch = std::mem::take(&mut self.batch);
         let settle = || {
             for (place, _) in unreadable.iter().rev() {
-                batch.swap_remove(*place).reject(&self.channel, false)?;
+                batch.swap_remove(*place).reject(self.session.channel(), false)?;
             }
             // The newest of the rest stands for all before it; the rejected ones are settled.
             let newest = batch.into_iter().max_by_key(Delivery::delivery_tag);
-            newest.map_or(Ok(()), |newest| newest.ack_multiple(&self.channel))
+            newest.map_or(Ok(()), |newest| newest.ack_multiple(self.session.channel()))
         };
         settle().map_err(|error: amiquip::Error| InboxError(reason(&error)))
     }
 
     fn address(&self) -> &str {
         &self.address
-    }
-}
-
-impl Drop for AmqpInbox {
-    fn drop(&mut self) {
-        // Sends what is acknowledged on its way; a broker that is silent is not waited for.
-        if let Some(connection) = self.connection.take() {
-            cause(connection);
-        }
     }
 }
 

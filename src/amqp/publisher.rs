@@ -9,21 +9,25 @@ use amiquip::{
 };
 use crossbeam_channel::{Receiver, select};
 
-use super::{ROUTING_KEY, cause};
+use super::ROUTING_KEY;
+use super::session::Session;
 use crate::relay::{Event, Lost, Publisher};
 use crate::wire::{CONTENT_TYPE, COUNT_HEADER, MESSAGE_TYPE, Message, PRODUCER_HEADER, SEQUENCE_HEADER};
 
 /// AMQP 0-9-1: delivery mode 2 is persistent.
 const PERSISTENT: u8 = 2;
 
-/// A connection that publishes.
-pub struct AmqpPublisher {
-    // Fields are dropped in order: the channel before its connection.
-    channel: Channel,
-    connection: Option<Connection>,
+/// Where a connection's news arrive.
+pub struct Ears {
     confirms: Receiver<Confirm>,
     returns: Receiver<Return>,
     blocked: Receiver<ConnectionBlockedNotification>,
+}
+
+/// A connection that publishes.
+pub struct AmqpPublisher {
+    session: Session,
+    ears: Ears,
     exchange: String,
     address: String,
     // amiquip does not tell the tag of what was published: the broker counts from 1, and so do we.
@@ -33,31 +37,21 @@ pub struct AmqpPublisher {
 
 impl AmqpPublisher {
     /// Puts the channel into confirm mode.
-    pub(super) fn start(
-        mut connection: Connection,
-        channel: Channel,
-        address: String,
-        exchange: String,
-    ) -> amiquip::Result<Self> {
+    pub(super) fn prepare(connection: &mut Connection, channel: &Channel, _: &str) -> amiquip::Result<Ears> {
         channel.enable_publisher_confirms()?;
-        let confirms = channel.listen_for_publisher_confirms()?;
-        let returns = channel.listen_for_returns()?;
-        let blocked = connection.listen_for_connection_blocked()?;
-        Ok(AmqpPublisher {
-            channel,
-            connection: Some(connection),
-            confirms,
-            returns,
-            blocked,
-            exchange,
-            address,
-            last_tag: 0,
-            outstanding: BTreeSet::new(),
+        Ok(Ears {
+            confirms: channel.listen_for_publisher_confirms()?,
+            returns: channel.listen_for_returns()?,
+            blocked: connection.listen_for_connection_blocked()?,
         })
     }
 
+    pub(super) fn new(session: Session, ears: Ears, address: String, exchange: String) -> Self {
+        AmqpPublisher { session, ears, exchange, address, last_tag: 0, outstanding: BTreeSet::new() }
+    }
+
     fn lost(&mut self) -> Lost {
-        Lost(self.connection.take().map_or_else(|| "the connection ended".into(), cause))
+        Lost(self.session.cause())
     }
 
     /// The tags that a confirm settles.
@@ -99,7 +93,7 @@ impl Publisher for AmqpPublisher {
             immediate: false,
             properties,
         };
-        if self.channel.basic_publish(&self.exchange, publish).is_err() {
+        if self.session.channel().basic_publish(&self.exchange, publish).is_err() {
             return Err(self.lost());
         }
         self.last_tag += 1;
@@ -109,8 +103,8 @@ impl Publisher for AmqpPublisher {
 
     fn wait(&mut self, bell: &Receiver<()>, timeout: Duration) -> Result<Event, Lost> {
         let confirmed = select! {
-            recv(self.confirms) -> confirm => confirm,
-            recv(self.blocked) -> notification => return match notification {
+            recv(self.ears.confirms) -> confirm => confirm,
+            recv(self.ears.blocked) -> notification => return match notification {
                 Ok(ConnectionBlockedNotification::Blocked(why)) => Ok(Event::Blocked(why)),
                 Ok(ConnectionBlockedNotification::Unblocked) => Ok(Event::Unblocked),
                 Err(_) => Err(self.lost()),
@@ -120,11 +114,11 @@ impl Publisher for AmqpPublisher {
         };
         let Ok(confirm) = confirmed else { return Err(self.lost()) };
         let mut tags = self.settled(confirm)?;
-        while let Ok(confirm) = self.confirms.try_recv() {
+        while let Ok(confirm) = self.ears.confirms.try_recv() {
             tags.extend(self.settled(confirm)?);
         }
         // An unroutable message is returned before it is confirmed, so by now its return is here.
-        match self.returns.try_recv() {
+        match self.ears.returns.try_recv() {
             Ok(returned) => Err(Lost(format!(
                 "it returned a message as unroutable: {} ({})",
                 returned.reply_text, returned.reply_code

@@ -235,9 +235,8 @@ impl Drop for Program {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if thread::panicking() {
-            eprintln!("--- log of process {}\n{}", self.child.id(), self.log());
-        }
+        // Shown where the test fails.
+        println!("--- log of process {}\n{}", self.child.id(), self.log());
     }
 }
 
