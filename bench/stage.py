@@ -1,7 +1,8 @@
 """Where a benchmark plays: a private folder, the programs started in it, and their end.
 
-Every program leads its own session, so that its children are counted and stopped with it, and
-nothing that was running before is ever touched.
+Every program leads its own process group, so that its children are counted and stopped with it, and
+nothing that was running before is ever touched. All stay in one session: Linux may share the
+processors by session, and then many sessions would get more of them than one.
 """
 
 import os
@@ -53,7 +54,7 @@ class Program:
             self.process = subprocess.Popen(
                 [str(part) for part in argv],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                env={**os.environ, **env}, start_new_session=True,
+                env={**os.environ, **env}, process_group=0,
             )
 
     def alive(self):
@@ -74,7 +75,7 @@ class Program:
                 fields = stat_fields(entry.name)
             except OSError:
                 continue
-            if int(fields[3]) == self.process.pid:
+            if int(fields[2]) == self.process.pid:
                 yield entry.name, fields
 
     def cpu_seconds(self):
@@ -97,7 +98,7 @@ class Program:
         return total
 
     def stop(self, kill=False):
-        """Ends the program: SIGTERM to its leader, SIGKILL to what is left of its session."""
+        """Ends the program: SIGTERM to its leader, SIGKILL to what is left of its group."""
         if self.alive() and not kill:
             self.process.terminate()
             try:
