@@ -129,7 +129,7 @@ pub struct HttpArgs {
     /// Address of the pixel
     #[arg(long, env = "PIXEL_LISTEN", default_value = LISTEN, value_name = "ADDRESS:PORT", hide_env_values = true)]
     listen: String,
-    /// Threads that handle requests
+    /// Threads that handle requests; no more are started than there are cores, but two
     #[arg(long, env = "PIXEL_WORKERS", default_value = WORKERS, value_name = "NUMBER", hide_env_values = true)]
     workers: String,
     /// Proxies whose X-Forwarded-For or Forwarded is believed, as in 10.0.0.0/8,127.0.0.1

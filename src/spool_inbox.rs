@@ -12,6 +12,9 @@ use crate::wire::{Origin, Unreadable};
 
 /// How many bytes a batch has, but for a group that is larger by itself.
 const BATCH_MAX_BYTES: usize = 1 << 20;
+/// How long a small batch waits for more. Each batch costs two fdatasyncs, on the disk that answers
+/// wait for: without the wait, its syncs take a fifth of the visits a second (measured).
+const GATHER: Duration = Duration::from_millis(25);
 
 /// Reads a backlog as an inbox.
 pub struct SpoolInbox<'a> {
@@ -47,7 +50,11 @@ impl Inbox for SpoolInbox<'_> {
             let _ = self.backlog.bell().recv_timeout(wait);
             reading = read(self.cursor)?;
         }
-        let Some(reading) = reading else { return Ok(Vec::new()) };
+        let Some(mut reading) = reading else { return Ok(Vec::new()) };
+        if reading.message.body.len() < BATCH_MAX_BYTES / 2 {
+            std::thread::sleep(GATHER);
+            reading = read(self.cursor)?.unwrap_or(reading);
+        }
         let message = reading.message;
         self.cursor = reading.end;
         let origin = Origin::Spool { producer: message.producer, first: message.first, count: message.count };

@@ -80,6 +80,24 @@ impl Broker {
         urls.collect::<Vec<_>>().join(",")
     }
 
+    /// Waits until every node would know `queue` again after `kill -9`.
+    ///
+    /// RabbitMQ 3.10 notes a new quorum queue in `names.dets` some seconds after it has confirmed its
+    /// first messages. A node that is killed before skips the queue's entries when it reads its
+    /// write-ahead log: they are lost, and the queue never has a leader again.
+    pub fn wait_until_durable(&self, queue: &str) -> Outcome {
+        let name = format!("2F_{queue}");
+        wait_until(&format!("{queue} on the disks of the broker"), || {
+            self.nodes.iter().all(|node| {
+                let folder = node.folder.join("data").join(&node.name).join("quorum").join(&node.name);
+                let names = fs::read(folder.join("names.dets")).unwrap_or_default();
+                // Not the name of its dead letters, which starts the same.
+                let is_queue = |window: &[u8]| window.starts_with(name.as_bytes()) && !window.ends_with(b".");
+                names.windows(name.len() + 1).any(is_queue)
+            })
+        })
+    }
+
     /// A connection of another client.
     pub fn connect(&self) -> Outcome<Connection> {
         let port = self.nodes[0].port;
