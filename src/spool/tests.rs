@@ -1,0 +1,304 @@
+//! The spool on a real disk: what survives a restart, and that a number is never given away twice.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::disk::fake::FakeFile;
+
+const CAP: u64 = 1 << 20;
+
+fn open(folder: &Path) -> Spool {
+    Spool::open(folder, 1, CAP).expect("the spool opens")
+}
+
+/// Everything that is not confirmed: number to line.
+fn unconfirmed(spool: &Spool) -> BTreeMap<u64, String> {
+    read_from(spool, spool.confirmed(), 1 << 16)
+}
+
+fn read_from(spool: &Spool, mut position: Position, max_bytes: usize) -> BTreeMap<u64, String> {
+    let mut visits = BTreeMap::new();
+    while let Some(reading) = spool.read(position, max_bytes).expect("the spool is readable") {
+        assert_eq!(reading.message.producer, spool.producer);
+        let lines = String::from_utf8(reading.message.body).expect("text");
+        assert_eq!(lines.lines().count() as u64, reading.message.count);
+        for (line, number) in lines.lines().zip(reading.message.first..) {
+            assert_eq!(visits.insert(number, line.to_string()), None, "{number} twice");
+        }
+        position = reading.end;
+    }
+    visits
+}
+
+fn numbered(lines: impl IntoIterator<Item = (u64, &'static str)>) -> BTreeMap<u64, String> {
+    lines.into_iter().map(|(number, line)| (number, line.to_string())).collect()
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("the folder is there");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let mut paths: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|name| name == "spool")).collect();
+    paths.sort();
+    paths
+}
+
+/// Ten groups of one visit of 20 KB each: at a cap of 1 MiB a segment of 256 KiB holds twelve.
+fn fill(spool: &Spool, groups: usize) {
+    let line = format!("{}\n", "x".repeat(20_000));
+    (0..groups).for_each(|_| spool.append(line.as_bytes(), 1).expect("there is room"));
+}
+
+#[test]
+fn a_restart_goes_on_with_the_numbers_and_with_what_is_not_confirmed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    let producer = spool.producer;
+    spool.append(b"a\nb\n", 2).expect("there is room");
+    spool.append(b"c\n", 1).expect("there is room");
+    drop(spool);
+    let spool = open(folder.path());
+    assert_eq!(spool.producer, producer);
+    spool.append(b"d\n", 1).expect("there is room");
+    assert_eq!(unconfirmed(&spool), numbered([(1, "a"), (2, "b"), (3, "c"), (4, "d")]));
+    let first = spool.read(spool.confirmed(), 1).expect("readable").expect("a group");
+    spool.forget(first.end);
+    assert_eq!(spool.visits(), 2);
+    drop(spool);
+    let spool = open(folder.path());
+    assert_eq!(unconfirmed(&spool), numbered([(3, "c"), (4, "d")]));
+}
+
+#[test]
+fn without_its_note_everything_that_is_left_comes_again_under_its_number() {
+    for note in [None, Some(&b""[..]), Some(&b"torn"[..]), Some(&[0; 12][..]), Some(&[0xff; 12][..])] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = open(folder.path());
+        spool.append(b"a\n", 1).expect("there is room");
+        let first = spool.read(spool.confirmed(), 1).expect("readable").expect("a group");
+        spool.append(b"b\n", 1).expect("there is room");
+        spool.forget(first.end);
+        drop(spool);
+        let path = folder.path().join("confirmed");
+        match note {
+            None => fs::remove_file(path).expect("the note is there"),
+            Some(bytes) => fs::write(path, bytes).expect("the disk works"),
+        }
+        let spool = open(folder.path());
+        assert_eq!(unconfirmed(&spool), numbered([(1, "a"), (2, "b")]), "{note:?}");
+        spool.append(b"c\n", 1).expect("there is room");
+        assert_eq!(unconfirmed(&spool).last_key_value(), Some((&3, &"c".to_string())));
+    }
+}
+
+#[test]
+fn a_torn_append_is_gone_after_a_restart_and_its_number_is_free() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(b"a\n", 1).expect("there is room");
+    let end = spool.state().segments[0].end;
+    spool.append(b"torn\n", 1).expect("there is room");
+    let whole = fs::read(&segments(folder.path())[0]).expect("readable");
+    drop(spool);
+    let torn = end as usize..end as usize + 25;
+    for cut in torn.clone() {
+        fs::write(&segments(folder.path())[0], &whole[..cut]).expect("the disk works");
+        assert_eq!(unconfirmed(&open(folder.path())), numbered([(1, "a")]), "{cut}");
+    }
+    for damaged in torn {
+        let mut bytes = whole.clone();
+        bytes[damaged] ^= 0x55;
+        fs::write(&segments(folder.path())[0], &bytes).expect("the disk works");
+        let spool = open(folder.path());
+        assert_eq!(unconfirmed(&spool), numbered([(1, "a")]), "{damaged}");
+        spool.append(b"b\n", 1).expect("there is room");
+        assert_eq!(unconfirmed(&spool), numbered([(1, "a"), (2, "b")]), "{damaged}");
+        drop(spool);
+        fs::remove_file(segments(folder.path()).pop().expect("the new one")).expect("it is there");
+    }
+}
+
+#[test]
+fn an_append_that_failed_never_comes_back() {
+    for healthy_operations in 0..2 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = open(folder.path());
+        spool.append(b"a\n", 1).expect("there is room");
+        // The disk under the segment in use begins to fail.
+        let disk = FakeFile::default();
+        disk.append(&fs::read(&segments(folder.path())[0]).expect("readable")).expect("the disk works");
+        let failing: Arc<dyn DiskFile> = Arc::new(disk.clone());
+        let end = spool.state().segments[0].end;
+        disk.set_len(end).and_then(|()| disk.sync()).expect("the disk works");
+        let journal = Journal::open(failing.clone(), |_| true).expect("a journal");
+        spool.writer.lock().expect("no panic").active = Some((journal, CAP));
+        spool.state().segments[0].file = failing;
+        disk.fail_after(healthy_operations);
+        assert!(matches!(spool.append(b"failed\n", 1), Err(StoreError::Disk { .. })));
+        assert_eq!(unconfirmed(&spool), numbered([(1, "a")]));
+        assert!(matches!(spool.append(b"failed\n", 1), Err(StoreError::Disk { .. })), "it cannot be sealed");
+        disk.heal();
+        spool.append(b"b\n", 1).expect("the disk is healed");
+        assert_eq!(unconfirmed(&spool), numbered([(1, "a"), (2, "b")]));
+        assert_eq!(disk.crash(0).live().len() as u64, end, "nothing of it is left on the old segment");
+    }
+}
+
+#[test]
+fn segments_are_read_across_and_forgotten_one_by_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    fill(&spool, 40);
+    assert!(segments(folder.path()).len() >= 3);
+    assert_eq!(unconfirmed(&spool).len(), 40);
+    for (max_bytes, messages) in [(1, 40), (100_000, 10), (1 << 20, 1)] {
+        let mut position = spool.confirmed();
+        let mut count = 0;
+        while let Some(reading) = spool.read(position, max_bytes).expect("readable") {
+            position = reading.end;
+            count += 1;
+        }
+        assert_eq!(count, messages, "{max_bytes}");
+    }
+    let mut left = segments(folder.path()).len();
+    for confirmed in 1..=40 {
+        let reading = spool.read(spool.confirmed(), 1).expect("readable").expect("a group");
+        spool.forget(reading.end);
+        assert_eq!(spool.visits(), 40 - confirmed);
+        assert!(segments(folder.path()).len() <= left);
+        left = segments(folder.path()).len();
+    }
+    assert_eq!((left, spool.bytes()), (1, 0), "the newest carries the next number");
+    drop(spool);
+    let spool = open(folder.path());
+    spool.append(b"next\n", 1).expect("there is room");
+    assert_eq!(unconfirmed(&spool), numbered([(41, "next")]));
+}
+
+#[test]
+fn at_its_cap_it_refuses_until_there_is_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    fill(&spool, 52);
+    let line = format!("{}\n", "x".repeat(20_000));
+    assert!(matches!(spool.append(line.as_bytes(), 1), Err(StoreError::Full { max_bytes: CAP })));
+    assert_eq!(spool.visits(), 52);
+    let reading = spool.read(spool.confirmed(), 1).expect("readable").expect("a group");
+    spool.forget(reading.end);
+    fill(&spool, 1);
+    assert_eq!(spool.visits(), 52);
+}
+
+/// A message that spanned the gap numbered the visits behind it as if there were none: read again from
+/// another place they got other numbers, and so were written twice, or taken for duplicates.
+#[test]
+fn behind_a_damaged_place_every_visit_keeps_its_number() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    fill(&spool, 30);
+    drop(spool);
+    let damaged = fs::OpenOptions::new().write(true).open(&segments(folder.path())[0]).expect("it is there");
+    damaged.write_all_at(b"damage", 5 * record_bytes(12 + 20_001) + 100).expect("the disk works");
+    let spool = open(folder.path());
+    let second = spool.state().segments[1].first;
+    let expected: Vec<u64> = (1..=5).chain(second..=30).collect();
+    for max_bytes in [1, 30_000, 1 << 20] {
+        let read = read_from(&spool, spool.confirmed(), max_bytes);
+        assert_eq!(read.into_keys().collect::<Vec<_>>(), expected, "{max_bytes}");
+    }
+    for confirmed in 1..=expected.len() {
+        let reading = spool.read(spool.confirmed(), 1).expect("readable").expect("a group");
+        spool.forget(reading.end);
+        let left: Vec<u64> = unconfirmed(&spool).into_keys().collect();
+        assert_eq!(left, expected[confirmed..]);
+    }
+    assert!(segments(folder.path())[0].exists());
+    let kept = fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    assert_eq!(kept.filter(|path| path.extension().is_some_and(|name| name == "damaged")).count(), 1);
+}
+
+/// The numbers began again from 1 under the same UUID: the ledger dropped every visit as a duplicate.
+#[test]
+fn a_spool_that_lost_its_segments_is_a_new_producer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    let producer = spool.producer;
+    spool.append(b"a\n", 1).expect("there is room");
+    spool.forget(spool.read(spool.confirmed(), 1).expect("readable").expect("a group").end);
+    drop(spool);
+    segments(folder.path()).iter().for_each(|path| fs::remove_file(path).expect("it is there"));
+    let spool = open(folder.path());
+    assert_ne!(spool.producer, producer);
+    spool.append(b"b\n", 1).expect("there is room");
+    assert_eq!(unconfirmed(&spool), numbered([(1, "b")]));
+    drop(spool);
+    assert_eq!(unconfirmed(&open(folder.path())), numbered([(1, "b")]));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append { visits: u32, bytes: usize },
+    Confirm { groups: usize, max_bytes: usize },
+    Restart { torn: usize, note: bool },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u32..5, 1usize..30_000).prop_map(|(visits, bytes)| Step::Append { visits, bytes }),
+        3 => (0usize..6, 1usize..60_000).prop_map(|(groups, max_bytes)| Step::Confirm { groups, max_bytes }),
+        1 => (0usize..40, any::<bool>()).prop_map(|(torn, note)| Step::Restart { torn, note }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn it_agrees_with_a_plain_queue(steps in proptest::collection::vec(any_step(), 1..60)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut spool = open(folder.path());
+        let mut promised: BTreeMap<u64, String> = BTreeMap::new();
+        let mut confirmed = 1;
+        for step in steps {
+            match step {
+                Step::Append { visits, bytes } => {
+                    let first = spool.state().next;
+                    let lines: Vec<String> =
+                        (first..).take(visits as usize).map(|n| format!("{n}{}", "x".repeat(bytes / 4))).collect();
+                    if spool.append((lines.join("\n") + "\n").as_bytes(), visits).is_ok() {
+                        promised.extend((first..).zip(lines));
+                    }
+                }
+                Step::Confirm { groups, max_bytes } => {
+                    for _ in 0..groups {
+                        if let Some(reading) = spool.read(spool.confirmed(), max_bytes).expect("readable") {
+                            confirmed = reading.end.sequence;
+                            spool.forget(reading.end);
+                        }
+                    }
+                }
+                Step::Restart { torn, note } => {
+                    drop(spool);
+                    if let Some(newest) = segments(folder.path()).pop() {
+                        let file = fs::OpenOptions::new().append(true).open(newest).expect("it is there");
+                        (&file).write_all(&vec![7; torn]).expect("the disk works");
+                    }
+                    if !note {
+                        // As a power cut may leave it, and then older visits come again.
+                        fs::remove_file(folder.path().join("confirmed")).expect("it is there");
+                    }
+                    spool = open(folder.path());
+                    if !note {
+                        confirmed = confirmed.min(spool.confirmed().sequence);
+                    }
+                }
+            }
+            let read = unconfirmed(&spool);
+            let expected: BTreeMap<_, _> =
+                promised.range(confirmed..).map(|(number, line)| (*number, line.clone())).collect();
+            prop_assert_eq!(read, expected);
+        }
+    }
+}
