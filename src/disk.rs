@@ -115,6 +115,15 @@ pub mod fake {
             let left = Content { live: left.clone(), durable: left, operations_left: None };
             FakeFile(Arc::new(Mutex::new(left)))
         }
+        /// The process is killed: a reader sees the same, and what was not synced still is not.
+        pub fn kill(&self) -> FakeFile {
+            let content = Content { operations_left: None, ..self.content().clone() };
+            FakeFile(Arc::new(Mutex::new(content)))
+        }
+        /// How many bytes a power cut leaves at least.
+        pub fn durable_len(&self) -> usize {
+            self.content().durable.len()
+        }
         /// What a reader sees.
         pub fn live(&self) -> Vec<u8> {
             self.content().live.clone()

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct LedgerFile {
     journal: Journal,
     written: Written,
     rewrite_at: u64,
+    // Device and inode of the journal; `None` where it has no name.
+    identity: Option<(u64, u64)>,
     // The journal's name may still be the old journal's after a power cut.
     name_unsynced: bool,
 }
@@ -36,14 +38,15 @@ impl LedgerFile {
         let open = || {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
+            let identity = identity(&file.metadata()?);
             let ledger = Self::over(path.to_path_buf(), Arc::new(file))?;
             sync_folder(folder_of(path))?;
-            Ok(ledger)
+            Ok(LedgerFile { identity: Some(identity), ..ledger })
         };
         open().map_err(|error| LedgerError { path: path.display().to_string(), error })
     }
 
-    fn over(path: PathBuf, file: Arc<dyn DiskFile>) -> io::Result<Self> {
+    pub(crate) fn over(path: PathBuf, file: Arc<dyn DiskFile>) -> io::Result<Self> {
         let (mut written, mut unreadable) = (Written::default(), None);
         let journal = Journal::open(file, |record| {
             match serde_json::from_slice::<Entry>(record) {
@@ -59,6 +62,7 @@ impl LedgerFile {
                 rewrite_at: journal.end() * 4 + GROWTH_BYTES,
                 journal,
                 written,
+                identity: None,
                 name_unsynced: false,
             }),
         }
@@ -69,11 +73,13 @@ impl LedgerFile {
         let draft = self.path.with_extension("ledger.new");
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640).open(&draft)?;
+        let identity = identity(&file.metadata()?);
         let mut journal = Journal::create(Arc::new(file));
         journal.append(&[&bytes(&self.written.snapshot())])?;
         fs::rename(&draft, &self.path)?;
         self.rewrite_at = journal.end() * 4 + GROWTH_BYTES;
         self.journal = journal;
+        self.identity = Some(identity);
         self.name_unsynced = true;
         self.sync_name()
     }
@@ -84,6 +90,18 @@ impl LedgerFile {
             self.name_unsynced = false;
         }
         Ok(())
+    }
+
+    /// Writes the journal anew where its file was removed or replaced: what is committed to a file without
+    /// a name is lost at the next start.
+    fn keep_name(&mut self) -> io::Result<()> {
+        let Some(own) = self.identity else { return Ok(()) };
+        match fs::metadata(&self.path) {
+            Ok(named) if identity(&named) == own => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => log::warn!("`{}` was removed or replaced: writing it anew", self.path.display()),
+        }
+        self.rewrite()
     }
 
     fn error(&self, error: io::Error) -> LedgerError {
@@ -97,8 +115,8 @@ impl Ledger for LedgerFile {
     }
 
     fn commit(&mut self, entry: &Entry) -> Result<(), LedgerError> {
-        self.repair()?;
-        self.journal.append(&[&bytes(entry)]).map_err(|error| self.error(error))?;
+        let committed = self.sync_name().and_then(|()| self.journal.append(&[&bytes(entry)]));
+        committed.map_err(|error| self.error(error))?;
         self.written.apply(entry);
         if self.journal.end() >= self.rewrite_at
             && let Err(error) = self.rewrite()
@@ -111,8 +129,13 @@ impl Ledger for LedgerFile {
     }
 
     fn repair(&mut self) -> Result<(), LedgerError> {
-        self.sync_name().and_then(|()| self.journal.repair()).map_err(|error| self.error(error))
+        let repaired = self.sync_name().and_then(|()| self.journal.repair()).and_then(|()| self.keep_name());
+        repaired.map_err(|error| self.error(error))
     }
+}
+
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 fn bytes(entry: &Entry) -> Vec<u8> {

@@ -64,15 +64,24 @@ pub struct InboxError(pub String);
 
 /// Where lines go.
 pub trait VisitLog {
-    /// Appends `lines` and makes them durable. They stay provisional until `settle`.
+    /// Whether this process may still write. Asked before anything is undone: what is on disk may be
+    /// another's by now.
+    fn check(&self) -> Result<(), VisitLogError>;
+    /// Keeps everybody else out until `settle` or `retract`; returns where the log ends.
+    ///
+    /// # Errors
+    /// As for `check`, and [`VisitLogError::Failed`] while somebody else does not leave.
+    fn begin(&mut self) -> Result<Mark, VisitLogError>;
+    /// Appends `lines` and makes them durable; returns where the log ends then. They stay provisional
+    /// until `settle`.
     ///
     /// # Errors
     /// What failed. Then none or some of the bytes stand there, until `retract` has succeeded.
     fn append(&mut self, lines: &[u8]) -> Result<Mark, VisitLogError>;
-    /// Makes what was appended stay: the ledger knows of it.
+    /// Makes what was appended stay: the ledger knows of it. Lets others in.
     fn settle(&mut self);
     /// Removes what was appended and not settled, durably, and makes the log ready for the next
-    /// append: opens the file again where it was renamed, removed or could not be opened.
+    /// append: opens the file again where it was renamed, removed or could not be opened. Lets others in.
     fn retract(&mut self) -> Result<(), VisitLogError>;
     /// Looks after the file while there is nothing to write: see `retract`.
     fn tend(&mut self) -> Result<(), VisitLogError>;
@@ -356,8 +365,14 @@ impl Recorder<'_> {
     /// away, and nothing stays in the output that the ledger does not know.
     fn write(&mut self, plan: &Plan) -> Result<(), StepError> {
         self.recover()?;
+        let start = self.visit_log.begin()?;
         let mut entry = plan.entry.clone();
         if !plan.lines.is_empty() {
+            if self.ledger.written().output() != Some(start) {
+                // A new file, a truncated one, or one that others write to, too: without a mark of its
+                // end, a crash before the next commit would leave lines that no start knows to cut off.
+                self.ledger.commit(&Entry { output: Some(start), ..Entry::default() })?;
+            }
             entry.output = Some(self.visit_log.append(&plan.lines)?);
         }
         if !entry.is_empty() {
@@ -370,6 +385,7 @@ impl Recorder<'_> {
     /// Undoes what a failed `write` left. The ledger first: were the lines cut off before, a crash in
     /// between would leave a ledger that counts lines which are gone.
     fn recover(&mut self) -> Result<(), StepError> {
+        self.visit_log.check()?;
         self.ledger.repair()?;
         Ok(self.visit_log.retract()?)
     }
@@ -393,3 +409,6 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

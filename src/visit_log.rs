@@ -1,8 +1,9 @@
 //! The output file: appended to in whole batches by one process at a time, whatever else happens to it.
 //!
 //! It may be renamed, removed, truncated or written to by others; the path is looked at before each
-//! append and a few times a second. While a batch is provisional an flock on the file keeps
-//! cooperating readers out, so that they see whole, committed batches.
+//! append and a few times a second. From the beginning of a batch until it is committed an flock on the
+//! file keeps cooperating readers out, so that they see whole, committed batches. It also keeps a
+//! successor waiting, should somebody remove the lock file while its holder is paused within a batch.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -51,27 +52,48 @@ impl OutputLock {
                 Ok(()) => {
                     let lock = OutputLock { path: path.clone(), file };
                     // Else its file was removed between the two calls, and its lock locks nothing.
-                    if lock.is_held() {
+                    if lock.check().is_ok() && !is_in_a_batch(output)? {
                         return Ok(Some(lock));
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(stand_by) = stand_by.take() {
-                        stand_by();
-                    }
-                    std::thread::sleep(POLL);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
+            if let Some(stand_by) = stand_by.take() {
+                stand_by();
+            }
+            std::thread::sleep(POLL);
         }
         Ok(None)
     }
 
     /// Whether the file that is locked is still the one that others would lock.
-    fn is_held(&self) -> bool {
-        let named = fs::metadata(&self.path).map(|named| identity(&named));
-        let locked = self.file.metadata().map(|locked| identity(&locked));
-        matches!((named, locked), (Ok(named), Ok(locked)) if named == locked)
+    fn check(&self) -> Result<(), VisitLogError> {
+        let path = || self.path.display().to_string();
+        let failed = |error| VisitLogError::Failed { path: path(), error };
+        let locked = self.file.metadata().map_err(failed)?;
+        match fs::metadata(&self.path) {
+            Ok(named) if identity(&named) == identity(&locked) => Ok(()),
+            // The folder is away, with the lock in it: it may come back.
+            Err(error) if error.kind() != io::ErrorKind::NotFound || !folder_of(&self.path).exists() => {
+                Err(failed(error))
+            }
+            _ => Err(VisitLogError::LockLost { path: path() }),
+        }
+    }
+}
+
+/// Whether somebody holds the output's flock: a reader, or a writer within its batch. The latter has lost
+/// the lock, but once woken up it will commit that batch before it notices.
+fn is_in_a_batch(output: &Path) -> io::Result<bool> {
+    let file = match File::open(output) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match fs2::FileExt::try_lock_exclusive(&file) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        locked => locked.map(|()| false),
     }
 }
 
@@ -91,6 +113,13 @@ struct Open {
     // The same open file description as the tail's, for its flock.
     locked: File,
     identity: (u64, u64),
+}
+
+impl Open {
+    fn mark(&self, length: u64) -> Mark {
+        let (device, inode) = self.identity;
+        Mark { device, inode, length }
+    }
 }
 
 impl OutputFile {
@@ -134,14 +163,13 @@ impl OutputFile {
     /// Cuts off what stands behind the committed length: it was never acknowledged, and will be
     /// delivered again. The file that the mark names may have been renamed since.
     fn cut_unacknowledged(&self, file: &File, metadata: &fs::Metadata, mark: Mark) -> io::Result<()> {
-        if identity(metadata) == (mark.device, mark.inode) {
+        // The device's number may be another one after a restart of the machine or the container.
+        if metadata.ino() == mark.inode {
             return cut_behind(file, &self.path, mark.length);
         }
         for entry in fs::read_dir(folder_of(&self.path))? {
             let path = entry?.path();
-            let is_marked = |metadata: &fs::Metadata| {
-                identity(metadata) == (mark.device, mark.inode) && metadata.is_file()
-            };
+            let is_marked = |metadata: &fs::Metadata| metadata.ino() == mark.inode && metadata.is_file();
             if fs::metadata(&path).is_ok_and(|metadata| is_marked(&metadata)) {
                 return cut_behind(
                     &OpenOptions::new().read(true).write(true).open(&path)?,
@@ -155,13 +183,24 @@ impl OutputFile {
 }
 
 impl VisitLog for OutputFile {
+    fn check(&self) -> Result<(), VisitLogError> {
+        self.lock.check()
+    }
+
+    fn begin(&mut self) -> Result<Mark, VisitLogError> {
+        let failed = self.failed();
+        let open = self.open.as_mut().ok_or_else(|| failed(io::Error::from(io::ErrorKind::NotFound)))?;
+        lock_out_others(&open.locked).map_err(&failed)?;
+        // Only now: until then a successor may have begun.
+        self.lock.check()?;
+        Ok(open.mark(open.tail.len().map_err(&failed)?))
+    }
+
     fn append(&mut self, lines: &[u8]) -> Result<Mark, VisitLogError> {
         let failed = self.failed();
         let open = self.open.as_mut().ok_or_else(|| failed(io::Error::from(io::ErrorKind::NotFound)))?;
-        lock_out_readers(&open.locked).map_err(&failed)?;
         let length = open.tail.append(lines).map_err(&failed)?;
-        let (device, inode) = open.identity;
-        Ok(Mark { device, inode, length })
+        Ok(open.mark(length))
     }
 
     fn settle(&mut self) {
@@ -172,9 +211,7 @@ impl VisitLog for OutputFile {
     }
 
     fn retract(&mut self) -> Result<(), VisitLogError> {
-        if !self.lock.is_held() {
-            return Err(VisitLogError::LockLost { path: self.lock.path.display().to_string() });
-        }
+        self.lock.check()?;
         let failed = self.failed();
         if let Some(open) = &mut self.open {
             open.tail.retract().map_err(&failed)?;
@@ -199,6 +236,16 @@ impl Tail {
     /// The end of `file`, all of which is settled.
     pub fn new(file: Box<dyn DiskFile>) -> Self {
         Tail { file, provisional_from: None }
+    }
+
+    /// The file's length.
+    pub fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    /// Whether the file is empty.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        self.file.is_empty()
     }
 
     /// Appends `lines` durably; returns the file's length then. A last line that somebody left
@@ -226,7 +273,8 @@ impl Tail {
     /// Removes what was appended and not settled, durably.
     pub fn retract(&mut self) -> io::Result<()> {
         if let Some(from) = self.provisional_from {
-            self.file.set_len(from)?;
+            // Somebody may have truncated it since: it must not grow by zeros.
+            self.file.set_len(from.min(self.file.len()?))?;
             self.file.sync()?;
             self.provisional_from = None;
         }
@@ -238,7 +286,7 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-fn lock_out_readers(file: &File) -> io::Result<()> {
+fn lock_out_others(file: &File) -> io::Result<()> {
     let until = Instant::now() + READER_MAX;
     loop {
         match fs2::FileExt::try_lock_exclusive(file) {
@@ -305,6 +353,21 @@ mod tests {
             tail.retract().expect("the disk is healed");
             assert_eq!(disk.crash(0).live(), settled, "after {healthy_operations}");
         }
+    }
+
+    /// The retraction made the file as long as it had been, with zeros: one endless line.
+    #[test]
+    fn a_file_that_was_truncated_after_a_failed_append_is_not_filled_with_zeros() {
+        let disk = FakeFile::default();
+        let mut tail = Tail::new(Box::new(disk.clone()));
+        tail.append(b"one\n").expect("the disk works");
+        tail.settle();
+        disk.fail_after(1);
+        tail.append(b"two\n").expect_err("the disk fails");
+        disk.heal();
+        disk.set_len(0).expect("the disk is healed");
+        tail.retract().expect("the disk is healed");
+        assert_eq!(disk.live(), b"");
     }
 
     #[test]

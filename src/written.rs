@@ -23,13 +23,6 @@ pub struct Mark {
     pub length: u64,
 }
 
-impl Mark {
-    /// Whether both are places in one file.
-    pub fn is_same_file(&self, other: &Mark) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
-    }
-}
-
 /// What is known of one spool's visits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spooled {
