@@ -23,6 +23,9 @@ pub const MESSAGE_MAX_BYTES: usize = 128 << 10;
 const WINDOW_MESSAGES: usize = 32;
 /// How often a quiet session looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(250);
+/// How long the broker may keep every message in flight unconfirmed: a quorum queue that lost its leader
+/// can forget to, on a connection that is otherwise well.
+const CONFIRM_MAX: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(60) };
 /// How long a stopping relay goes on with what is left, where a broker takes it.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
@@ -146,6 +149,7 @@ impl Relay<'_> {
         let mut confirmed_apart: BTreeMap<u64, (Position, u64)> = BTreeMap::new();
         let silence = crossbeam_channel::never();
         let mut blocked = false;
+        let mut confirmed_at = Instant::now();
         let mut stop_at = None;
         loop {
             // A message that could still grow waits for those before it: so a busy spool makes for
@@ -157,6 +161,9 @@ impl Relay<'_> {
                 let reading = self.backlog.read(cursor, MESSAGE_MAX_BYTES);
                 match reading.map_err(|error| Lost(format!("failed to read the spool: {error}")))? {
                     Some(reading) => {
+                        if in_flight.is_empty() {
+                            confirmed_at = Instant::now();
+                        }
                         let tag = publisher.publish(&reading.message)?;
                         in_flight.insert(tag, (reading.end, reading.message.count));
                         cursor = reading.end;
@@ -174,6 +181,7 @@ impl Relay<'_> {
             let bell = if in_flight.is_empty() { self.backlog.bell() } else { &silence };
             match publisher.wait(bell, TICK)? {
                 Event::Confirmed(tags) => {
+                    confirmed_at = Instant::now();
                     confirmed_apart
                         .extend(tags.iter().filter_map(|tag| Some((*tag, in_flight.remove(tag)?))));
                     self.forget(&mut confirmed_apart, &in_flight);
@@ -187,8 +195,13 @@ impl Relay<'_> {
                 }
                 Event::Unblocked => {
                     blocked = false;
+                    confirmed_at = Instant::now();
                     self.health.well(BROKER);
                     log::info!("the broker takes messages again");
+                }
+                Event::Nothing if in_flight.is_empty() || blocked => {}
+                Event::Nothing if confirmed_at.elapsed() > CONFIRM_MAX => {
+                    return Err(Lost(format!("no confirm within {} s", CONFIRM_MAX.as_secs())));
                 }
                 Event::Nothing => {}
             }
@@ -210,3 +223,6 @@ impl Relay<'_> {
         self.metrics.published.inc_by(safe.values().map(|(_, count)| count).sum());
     }
 }
+
+#[cfg(test)]
+mod tests;

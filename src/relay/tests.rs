@@ -1,0 +1,241 @@
+//! The relay over an in-memory backlog and broker: whatever a connection does, the broker gets each visit
+//! at least once and in order, and nothing is forgotten that it does not hold.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crossbeam_channel::Sender;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+const VISITS: u64 = 400;
+/// Large enough that a message holds few, and several are in flight.
+const VISIT_BYTES: usize = 20_000;
+
+/// What the broker does after a message.
+#[derive(Debug, Clone, Copy)]
+enum Deed {
+    ConfirmsOldest,
+    ConfirmsNewest,
+    ConfirmsAll,
+    BlocksForAWhile,
+    LosesTheConnection,
+    LosesTheNewestMessageAndTheConnection,
+    SaysNothingAnyMore,
+}
+
+#[derive(Default)]
+struct World {
+    // Numbers that the broker holds, and in which order it got them for the first time.
+    held: BTreeSet<u64>,
+    order: Vec<u64>,
+    forgotten_before: u64,
+    deeds: Vec<Deed>,
+    connections: usize,
+    in_flight_max: usize,
+}
+
+#[derive(Clone)]
+struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("no panic holds it")
+    }
+}
+
+struct MemoryBacklog {
+    shared: Shared,
+    rings: Receiver<()>,
+    _bell: Sender<()>,
+}
+
+impl Backlog for MemoryBacklog {
+    fn confirmed(&self) -> Position {
+        Position { sequence: self.shared.world().forgotten_before, segment: 0, offset: 0 }
+    }
+    fn read(&self, from: Position, max_bytes: usize) -> io::Result<Option<Reading>> {
+        let count = (max_bytes / VISIT_BYTES) as u64;
+        let count = count.min(VISITS - from.sequence);
+        let body = vec![b'x'; count as usize * VISIT_BYTES];
+        let message = Message { producer: Uuid::nil(), first: from.sequence, count, body };
+        let end = Position { sequence: from.sequence + count, ..from };
+        Ok((count > 0).then_some(Reading { message, end }))
+    }
+    fn bytes_after(&self, from: Position) -> u64 {
+        (VISITS - from.sequence) * VISIT_BYTES as u64
+    }
+    fn forget(&self, up_to: Position) {
+        let mut world = self.shared.world();
+        assert!((0..up_to.sequence).all(|n| world.held.contains(&n)), "forgotten before the broker has it");
+        assert!(up_to.sequence >= world.forgotten_before);
+        world.forgotten_before = up_to.sequence;
+    }
+    fn bell(&self) -> &Receiver<()> {
+        &self.rings
+    }
+}
+
+struct MemoryPublisher {
+    shared: Shared,
+    last_tag: u64,
+    // Tag to the visits of the message.
+    in_flight: BTreeMap<u64, std::ops::Range<u64>>,
+    is_silent: bool,
+    is_blocked: bool,
+}
+
+impl MemoryPublisher {
+    fn hold(&mut self, tags: &[u64]) {
+        let mut world = self.shared.world();
+        for tag in tags {
+            for visit in self.in_flight.remove(tag).expect("it is in flight") {
+                if world.held.insert(visit) {
+                    world.order.push(visit);
+                }
+            }
+        }
+    }
+}
+
+impl Publisher for MemoryPublisher {
+    fn publish(&mut self, message: &Message) -> Result<u64, Lost> {
+        assert!(!self.is_blocked, "nothing is published while the broker takes nothing");
+        self.last_tag += 1;
+        self.in_flight.insert(self.last_tag, message.first..message.first + message.count);
+        let mut world = self.shared.world();
+        world.in_flight_max = world.in_flight_max.max(self.in_flight.len());
+        Ok(self.last_tag)
+    }
+
+    fn wait(&mut self, _: &Receiver<()>, _: Duration) -> Result<Event, Lost> {
+        if std::mem::take(&mut self.is_blocked) {
+            return Ok(Event::Unblocked);
+        }
+        let deed =
+            if self.is_silent { Some(Deed::SaysNothingAnyMore) } else { self.shared.world().deeds.pop() };
+        let tags: Vec<u64> = self.in_flight.keys().copied().collect();
+        let oldest = tags.first().copied().into_iter().collect::<Vec<_>>();
+        let newest = tags.last().copied().into_iter().collect::<Vec<_>>();
+        let lost = || Err(Lost("gone".into()));
+        let confirmed = match deed.unwrap_or(Deed::ConfirmsAll) {
+            Deed::ConfirmsOldest => oldest,
+            Deed::ConfirmsNewest => newest,
+            Deed::ConfirmsAll => tags,
+            Deed::BlocksForAWhile => {
+                self.is_blocked = true;
+                return Ok(Event::Blocked("memory".into()));
+            }
+            Deed::LosesTheConnection => {
+                self.hold(&tags);
+                return lost();
+            }
+            Deed::LosesTheNewestMessageAndTheConnection => {
+                self.hold(&tags[..tags.len().saturating_sub(1)]);
+                return lost();
+            }
+            Deed::SaysNothingAnyMore => {
+                self.is_silent = true;
+                std::thread::sleep(Duration::from_millis(5));
+                return Ok(Event::Nothing);
+            }
+        };
+        self.hold(&confirmed);
+        if confirmed.is_empty() { Ok(Event::Nothing) } else { Ok(Event::Confirmed(confirmed)) }
+    }
+
+    fn address(&self) -> &str {
+        "memory"
+    }
+}
+
+struct MemoryConnector<'a> {
+    shared: Shared,
+    stop: &'a AtomicBool,
+}
+
+impl Connector for MemoryConnector<'_> {
+    fn connect(&mut self) -> Result<Box<dyn Publisher>, ConnectError> {
+        let mut world = self.shared.world();
+        world.connections += 1;
+        if world.deeds.is_empty() {
+            // The next session only drains, and ends.
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        if world.connections.is_multiple_of(3) {
+            return Err(ConnectError::Unavailable("not now".into()));
+        }
+        drop(world);
+        Ok(Box::new(MemoryPublisher {
+            shared: self.shared.clone(),
+            last_tag: 0,
+            in_flight: BTreeMap::new(),
+            is_silent: false,
+            is_blocked: false,
+        }))
+    }
+}
+
+fn relay(deeds: Vec<Deed>) -> World {
+    let shared = Shared(Arc::new(Mutex::new(World { deeds, ..World::default() })));
+    let (bell, rings) = crossbeam_channel::bounded(1);
+    let backlog = MemoryBacklog { shared: shared.clone(), rings, _bell: bell };
+    let (metrics, health, stop) = (Metrics::default(), Health::default(), AtomicBool::new(false));
+    while shared.world().forgotten_before < VISITS {
+        stop.store(false, Ordering::Relaxed);
+        let relay = Relay { backlog: &backlog, metrics: &metrics, health: &health };
+        std::thread::scope(|scope| {
+            let mut connector = MemoryConnector { shared: shared.clone(), stop: &stop };
+            scope.spawn(|| {
+                // A relay whose connection goes well has no reason to end.
+                while shared.world().forgotten_before < VISITS && !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+            relay.run(&mut connector, &stop);
+        });
+    }
+    std::mem::take(&mut *shared.world())
+}
+
+fn any_deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        8 => Just(Deed::ConfirmsOldest),
+        8 => Just(Deed::ConfirmsNewest),
+        2 => Just(Deed::ConfirmsAll),
+        2 => Just(Deed::BlocksForAWhile),
+        2 => Just(Deed::LosesTheConnection),
+        2 => Just(Deed::LosesTheNewestMessageAndTheConnection),
+        1 => Just(Deed::SaysNothingAnyMore),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_a_connection_does_the_broker_gets_everything(
+        deeds in proptest::collection::vec(any_deed(), 0..60),
+    ) {
+        let world = relay(deeds);
+        prop_assert_eq!(world.held.len() as u64, VISITS);
+        prop_assert!(world.in_flight_max <= WINDOW_MESSAGES);
+    }
+}
+
+/// It waited for ever for a confirm that a broker had forgotten, while the spool filled up.
+#[test]
+fn a_broker_that_says_nothing_any_more_is_left() {
+    let world = relay(vec![Deed::SaysNothingAnyMore, Deed::ConfirmsOldest]);
+    assert!(world.connections >= 2, "{}", world.connections);
+    assert_eq!(world.held.len() as u64, VISITS);
+}
+
+#[test]
+fn visits_arrive_in_order_when_confirms_do() {
+    let deeds = vec![Deed::ConfirmsOldest, Deed::LosesTheConnection, Deed::ConfirmsOldest];
+    let world = relay(deeds.repeat(5));
+    assert!(world.order.is_sorted());
+}
