@@ -26,7 +26,7 @@ step() {
 unhealthy() {
   # shellcheck disable=SC2046 # one argument for each container
   docker inspect --format '{{if .State.Health}}{{if ne .State.Health.Status "healthy"}}{{.Name}}{{end}}{{end}}' \
-    $(compose ps -q) | sed '/^$/d; s|^/||'
+    $(compose ps --all -q) | sed '/^$/d; s|^/||'
 }
 
 wait_until_healthy() {
