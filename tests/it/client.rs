@@ -140,6 +140,7 @@ pub fn metric(admin: SocketAddr, name: &str) -> Outcome<f64> {
 pub struct Load {
     stop: Arc<AtomicBool>,
     promised: Arc<Mutex<Vec<u64>>>,
+    refused: Arc<Mutex<Vec<u64>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -148,31 +149,44 @@ static NUMBERS: AtomicU64 = AtomicU64::new(1);
 impl Load {
     /// Starts `clients` connections to each of `addresses`; one that breaks is opened anew.
     pub fn start(addresses: &[SocketAddr], clients: usize) -> Load {
+        Self::paced(addresses, clients, Duration::ZERO)
+    }
+
+    /// The same, with a pause of each client after each answer.
+    pub fn paced(addresses: &[SocketAddr], clients: usize, pause: Duration) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
-        let promised = Arc::new(Mutex::new(Vec::new()));
+        let (promised, refused) = <(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<u64>>>)>::default();
         let threads = addresses.iter().flat_map(|address| std::iter::repeat_n(*address, clients));
         let threads = threads.map(|address| {
-            let (stop, promised) = (stop.clone(), promised.clone());
+            let (stop, promised, refused) = (stop.clone(), promised.clone(), refused.clone());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     // Whatever ends a connection, there is another.
-                    let _ = Self::visit(address, &stop, &promised);
+                    let _ = Self::visit(address, pause, &stop, (&promised, &refused));
                     std::thread::sleep(Duration::from_millis(5));
                 }
             })
         });
         let threads = threads.collect();
-        Load { stop, promised, threads }
+        Load { stop, promised, refused, threads }
     }
 
-    fn visit(address: SocketAddr, stop: &AtomicBool, promised: &Mutex<Vec<u64>>) -> Outcome {
+    fn visit(
+        address: SocketAddr,
+        pause: Duration,
+        stop: &AtomicBool,
+        (promised, refused): (&Mutex<Vec<u64>>, &Mutex<Vec<u64>>),
+    ) -> Outcome {
         let mut client = Client::connect(address)?;
         client.stream.set_read_timeout(Some(Duration::from_secs(3)))?;
         while !stop.load(Ordering::Relaxed) {
             let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-            if client.ask("GET", &format!("/track?n={number}"), &[])?.status == 200 {
-                promised.lock().expect("no panic holds it").push(number);
+            match client.ask("GET", &format!("/track?n={number}"), &[])?.status {
+                200 => promised.lock().expect("no panic holds it").push(number),
+                503 => refused.lock().expect("no panic holds it").push(number),
+                status => return Err(format!("an answer of {status}").into()),
             }
+            std::thread::sleep(pause);
         }
         Ok(())
     }
@@ -180,6 +194,11 @@ impl Load {
     /// How many visits were promised so far.
     pub fn count(&self) -> usize {
         self.promised.lock().expect("no panic holds it").len()
+    }
+
+    /// The visits that were answered with 503 so far.
+    pub fn refused(&self) -> Vec<u64> {
+        self.refused.lock().expect("no panic holds it").clone()
     }
 
     /// Waits until `more` further visits are promised.

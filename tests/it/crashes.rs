@@ -10,7 +10,7 @@ use crate::program::{Launch, audit, free_port};
 const KILLS: usize = 8;
 
 /// A launch whose listener keeps its address from start to start, and that address.
-fn at_fixed_port(launch: Launch) -> (Launch, SocketAddr) {
+pub fn at_fixed_port(launch: Launch) -> (Launch, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     (launch.with("listen", address.to_string()), address)
 }

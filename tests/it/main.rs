@@ -4,11 +4,13 @@ mod broker;
 mod brokered;
 mod client;
 mod crashes;
+mod disks;
 mod embedded;
 mod endpoints;
 mod options;
 mod program;
 mod rules;
+mod shim;
 
 /// What can go wrong in a helper ends the test, with the reason.
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -1,0 +1,137 @@
+//! A disk that fails on command: a small library, preloaded into the program, in front of the C library.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Outcome;
+
+/// Fails an operation on a file while the file named by `FAULTS_FILE` says so: the operations, the
+/// error's number, and how the path ends. A write that fails has written half.
+const SOURCE: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int fails(const char *operation, int fd) {
+    const char *path = getenv("FAULTS_FILE");
+    char text[512] = {0}, link[64], target[512] = {0}, operations[64] = {0}, suffix[256] = {0};
+    int number = 0;
+    int file = path ? syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0) : -1;
+    if (file < 0) return 0;
+    long got = syscall(SYS_read, file, text, sizeof text - 1);
+    syscall(SYS_close, file);
+    if (got <= 0 || sscanf(text, "%63s %d %255s", operations, &number, suffix) < 2) return 0;
+    if (!strstr(operations, operation)) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    long length = readlink(link, target, sizeof target - 1);
+    if (length <= 0 || target[0] != '/') return 0;
+    if (strncmp(target, "/dev/", 5) == 0) return 0;
+    size_t end = strlen(suffix);
+    if ((size_t)length < end || strcmp(target + length - end, suffix) != 0) return 0;
+    return number;
+}
+
+#define REAL(name) __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+
+ssize_t write(int fd, const void *bytes, size_t count) {
+    REAL(write);
+    int error = fails("write", fd);
+    if (!error) return real(fd, bytes, count);
+    real(fd, bytes, count / 2);
+    errno = error;
+    return -1;
+}
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {
+    REAL(pwrite64);
+    int error = fails("write", fd);
+    if (!error) return real(fd, bytes, count, offset);
+    real(fd, bytes, count / 2, offset);
+    errno = error;
+    return -1;
+}
+int fdatasync(int fd) {
+    REAL(fdatasync);
+    int error = fails("sync", fd);
+    if (!error) return real(fd);
+    errno = error;
+    return -1;
+}
+int fsync(int fd) {
+    REAL(fsync);
+    int error = fails("sync", fd);
+    if (!error) return real(fd);
+    errno = error;
+    return -1;
+}
+int ftruncate64(int fd, off64_t length) {
+    REAL(ftruncate64);
+    int error = fails("truncate", fd);
+    if (!error) return real(fd, length);
+    errno = error;
+    return -1;
+}
+"#;
+
+/// The library and the file that commands it.
+pub struct Faults {
+    library: PathBuf,
+    command: PathBuf,
+}
+
+impl Faults {
+    /// Compiles it; `None` where there is no C compiler, which is then said.
+    pub fn new(folder: &Path) -> Outcome<Option<Faults>> {
+        let (source, library) = (folder.join("faults.c"), folder.join("faults.so"));
+        fs::write(&source, SOURCE)?;
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source);
+        match run(&mut compiler) {
+            Err(error) => {
+                println!("NOT TESTED: a disk that reports errors needs a C compiler: {error}");
+                Ok(None)
+            }
+            Ok(()) => Ok(Some(Faults { library, command: folder.join("faults") })),
+        }
+    }
+
+    /// The shell command that puts it in front of a program.
+    pub fn preload(&self) -> String {
+        format!("export LD_PRELOAD='{}' FAULTS_FILE='{}'", self.library.display(), self.command.display())
+    }
+
+    /// From now on `operations` (write, sync, truncate) fail on files whose path ends with `suffix`.
+    pub fn begin(&self, operations: &str, error: &str, suffix: &str) -> Outcome {
+        let number = match error {
+            "EIO" => 5,
+            "ENOSPC" => 28,
+            "EROFS" => 30,
+            _ => return Err(format!("no number for {error}").into()),
+        };
+        let draft = self.command.with_extension("new");
+        fs::write(&draft, format!("{operations} {number} {suffix}\n"))?;
+        Ok(fs::rename(draft, &self.command)?)
+    }
+
+    /// All is well again.
+    pub fn end(&self) -> Outcome {
+        match fs::remove_file(&self.command) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Outcome {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned().into())
+}
