@@ -1,0 +1,144 @@
+//! What every visit costs: from request facts to its line of JSON, the spool's append by the size of
+//! the group, and a batch of the recorder. `cargo bench`.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark that cannot start may end")]
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use jiff::Timestamp;
+use pixel::client_ip::TrustedProxies;
+use pixel::collect::{Target, VisitStore, visit};
+use pixel::health::Health;
+use pixel::ledger::LedgerFile;
+use pixel::lines::{LineFormat, Numbered};
+use pixel::metrics::Metrics;
+use pixel::record::{Delivered, Inbox, InboxError, Recorder};
+use pixel::spool::Spool;
+use pixel::visit_log::{OutputFile, OutputLock, beside};
+use pixel::wire::{Origin, Unreadable, encode};
+use uuid::Uuid;
+
+const HEADERS: &[(&str, &str)] = &[
+    ("Host", "px.example.com"),
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+    ("Accept", "image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5"),
+    ("Accept-Language", "en-US,en;q=0.5"),
+    ("Accept-Encoding", "gzip, deflate, br, zstd"),
+    ("Referer", "https://www.example.com/articles/2026/11/a-page?utm_source=newsletter"),
+    ("Connection", "keep-alive"),
+    ("DNT", "1"),
+];
+
+fn append_line(lines: &mut Vec<u8>) {
+    let peer = "192.0.2.7".parse().unwrap();
+    let target = Target::parse("/track?campaign=spring&id=12345");
+    let headers = HEADERS.iter().copied();
+    encode(&visit(Timestamp::now(), peer, &TrustedProxies::default(), target, headers), lines);
+}
+
+fn facts_to_line(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("visit");
+    group.bench_function("request facts to JSON", |bencher| {
+        let mut lines = Vec::new();
+        bencher.iter(|| {
+            lines.clear();
+            append_line(&mut lines);
+            black_box(&lines);
+        });
+    });
+    let mut json = Vec::new();
+    append_line(&mut json);
+    for format in [LineFormat::Pipe, LineFormat::Combined, LineFormat::Ndjson] {
+        group.bench_function(format!("JSON to {format:?}"), |bencher| {
+            let mut line = Vec::new();
+            bencher.iter(|| {
+                line.clear();
+                let visit = serde_json::from_slice(&json).unwrap();
+                format.write(&Numbered { visit, number: Some((Uuid::nil(), 1)) }, &mut line);
+                black_box(&line);
+            });
+        });
+    }
+}
+
+fn spool_append(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("durable spool append, by visits a group");
+    group.measurement_time(Duration::from_secs(3));
+    for visits in [1u32, 8, 32, 128, 256] {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let spool = Spool::open(folder.path(), 1, 64 << 30).unwrap();
+        let mut lines = Vec::new();
+        (0..visits).for_each(|_| append_line(&mut lines));
+        group.throughput(Throughput::Elements(visits.into()));
+        group.bench_with_input(BenchmarkId::from_parameter(visits), &visits, |bencher, visits| {
+            bencher.iter(|| spool.append(&lines, *visits).unwrap());
+        });
+    }
+}
+
+/// Delivers one message again and again, each time as new visits, `batches` times.
+struct Deliveries {
+    body: Vec<u8>,
+    visits: u64,
+    next: u64,
+    batches: u64,
+    stop: &'static AtomicBool,
+}
+
+impl Inbox for Deliveries {
+    fn receive(&mut self, _: Duration) -> Result<Vec<Delivered>, InboxError> {
+        let origin = Origin::Spool { producer: Uuid::nil(), first: self.next, count: self.visits };
+        self.next += self.visits;
+        Ok(vec![Delivered { origin: Ok(origin), body: self.body.clone() }])
+    }
+    fn acknowledge(&mut self, _: &[(usize, Unreadable)]) -> Result<(), InboxError> {
+        self.batches -= 1;
+        self.stop.store(self.batches == 0, Ordering::Relaxed);
+        Ok(())
+    }
+    fn address(&self) -> &str {
+        "the benchmark"
+    }
+}
+
+fn recorder_batch(criterion: &mut Criterion) {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static REOPEN: AtomicBool = AtomicBool::new(false);
+    let mut group = criterion.benchmark_group("durable recorder batch, by visits");
+    group.measurement_time(Duration::from_secs(3));
+    for visits in [32u64, 512, 8192] {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let output = folder.path().join("visits.log");
+        let lock = OutputLock::acquire(&output, &STOP, || {}).unwrap().unwrap();
+        let mut ledger = LedgerFile::open(&beside(&output, "ledger")).unwrap();
+        let mut visit_log = OutputFile::new(&output, lock, None, &REOPEN);
+        let (metrics, health) = (Metrics::default(), Health::default());
+        let mut recorder = Recorder {
+            format: LineFormat::Pipe,
+            visit_log: &mut visit_log,
+            ledger: &mut ledger,
+            metrics: &metrics,
+            health: &health,
+        };
+        let mut body = Vec::new();
+        (0..visits).for_each(|_| append_line(&mut body));
+        let mut inbox = Deliveries { body, visits, next: 1, batches: 0, stop: &STOP };
+        group.throughput(Throughput::Elements(visits));
+        group.bench_with_input(BenchmarkId::from_parameter(visits), &visits, |bencher, _| {
+            bencher.iter_custom(|batches| {
+                inbox.batches = batches;
+                STOP.store(false, Ordering::Relaxed);
+                let start = std::time::Instant::now();
+                recorder.run(&mut inbox, &STOP).unwrap();
+                start.elapsed()
+            });
+        });
+        STOP.store(false, Ordering::Relaxed);
+    }
+}
+
+criterion_group!(benches, facts_to_line, spool_append, recorder_batch);
+criterion_main!(benches);
