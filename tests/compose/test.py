@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -359,7 +358,9 @@ def a_program_that_dies_is_started_again_by_the_engine(stack):
     for service in ["pixel-http", "pixel-storage"]:
         container = stack.container(service)
         before = stack.inspect(container)[0]
-        os.kill(before["State"]["Pid"], signal.SIGKILL)
+        # Not `docker kill`: what the engine is told to end, it does not start again.
+        kill = f"kill -KILL {before['State']['Pid']}"
+        run("docker", "run", "--rm", "--pid", "host", "debian:bookworm-slim", "bash", "-c", kill)
         restarted = lambda: stack.inspect(container)[0]["RestartCount"] > before["RestartCount"]
         wait_until(restarted, 30, f"{service} started again")
         stack.wait_healthy(service)
@@ -478,9 +479,10 @@ def amqps_works_in_the_image(stack):
     folder = stack.folder / "tls"
     folder.mkdir()
     run(
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-        *("-subj", "/CN=broker", "-addext", "subjectAltName=DNS:broker"),
-        *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+        *("docker", "run", "--rm", "--user", str(os.getuid()), "--volume", f"{folder}:/tls"),
+        *("--entrypoint", "openssl", "pixel-storage:local", "req", "-x509", "-days", "2", "-nodes"),
+        *("-newkey", "rsa:2048", "-subj", "/CN=broker", "-addext", "subjectAltName=DNS:broker"),
+        *("-keyout", "/tls/key.pem", "-out", "/tls/cert.pem"),
     )
     (folder / "tls.conf").write_text(
         "listeners.tcp = none\nlisteners.ssl.default = 5671\n"
