@@ -4,6 +4,7 @@
 # make up     starts the whole system in containers; down, logs, ps
 # make bench  measures it beside what people would use instead
 # make chaos  runs it under random faults for MINUTES
+# make test-compose  proves the containers; installs a Docker engine where it may
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -31,7 +32,8 @@ lint: ## Formatting, lints, documentation
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 
--include deploy/compose.mk
--include bench/bench.mk
+include deploy/compose.mk
+include bench/bench.mk
+-include tests/chaos.mk
 
 .PHONY: help run test check lint

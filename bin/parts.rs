@@ -12,7 +12,7 @@ use pixel::backoff::Backoff;
 use pixel::broker::BROKER;
 use pixel::client_ip::TrustedProxies;
 use pixel::health::Health;
-use pixel::http::{Admin, Door, DoorSettings, Handler, Track, ask_ready, raise_open_files_limit};
+use pixel::http::{Admin, Door, DoorSettings, Handler, STORE, Track, ask_ready, raise_open_files_limit};
 use pixel::ledger::LedgerFile;
 use pixel::lines::LineFormat;
 use pixel::metrics::Metrics;
@@ -27,6 +27,9 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections that are given up cost a thread and two descriptors each; past this many, or past an
 /// eighth of the descriptors, the program starts again.
 const ABANDONED_MAX: u64 = 512;
+
+/// A visit that was refused longer ago than this is no reason any more to be unready.
+const REFUSAL_AGE: Duration = Duration::from_secs(10);
 
 /// What is counted and what is wrong: as long-lived as the process.
 pub fn instruments() -> (&'static Metrics, &'static Health) {
@@ -189,6 +192,7 @@ pub fn list(urls: &[AmqpUrl]) -> String {
 
 /// What keeps pixel-http from its job: a broker that is away does so only when the spool is nearly full.
 pub fn problems_of_collector(health: &Health, spool: &Spool) -> Vec<String> {
+    health.lapse(STORE, REFUSAL_AGE);
     let nearly_full = spool.bytes() >= spool.max_bytes() / 10 * 9;
     health.problems_but(if nearly_full { None } else { Some(BROKER) })
 }
@@ -206,6 +210,7 @@ pub fn problems_of_storage(health: &Health) -> Vec<String> {
 
 /// What keeps `pixel` from its job: with a spool of its own, nobody else should write its output.
 pub fn problems_of_embedded(health: &Health) -> Vec<String> {
+    health.lapse(STORE, REFUSAL_AGE);
     let held = health.stands_by().then(|| "another process writes to the output".to_string());
     held.into_iter().chain(health.all()).collect()
 }

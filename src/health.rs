@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The problems of the program, at most one for each part.
 #[derive(Debug, Default)]
 pub struct Health {
-    problems: Mutex<BTreeMap<&'static str, String>>,
+    problems: Mutex<BTreeMap<&'static str, (String, Instant)>>,
     stands_by: AtomicBool,
 }
 
 impl Health {
     /// Notes that `part` cannot do its job; returns whether that is news.
     pub fn ill(&self, part: &'static str, problem: &str) -> bool {
-        let before = self.lock().insert(part, problem.to_string());
-        before.as_deref() != Some(problem)
+        let before = self.lock().insert(part, (problem.to_string(), Instant::now()));
+        before.is_none_or(|(before, _)| before != problem)
     }
 
     /// Notes that `part` does its job; returns whether that is news.
@@ -32,7 +33,16 @@ impl Health {
     pub fn problems_but(&self, part: Option<&str>) -> Vec<String> {
         let lock = self.lock();
         let problems = lock.iter().filter(|(ill, _)| Some(**ill) != part);
-        problems.map(|(_, problem)| problem.clone()).collect()
+        problems.map(|(_, (problem, _))| problem.clone()).collect()
+    }
+
+    /// Drops the problem of a part that learns only from its work whether it is well, once it was last
+    /// noted `age` ago: a program that gets no work as long as it is ill would stay ill for ever.
+    pub fn lapse(&self, part: &'static str, age: Duration) {
+        let mut lock = self.lock();
+        if lock.get(part).is_some_and(|(_, noted)| noted.elapsed() >= age) {
+            lock.remove(part);
+        }
     }
 
     /// Notes whether the program waits for another one to end: that is its job, not a problem.
@@ -45,7 +55,7 @@ impl Health {
         self.stands_by.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, (String, Instant)>> {
         // Each change is one call of the map, so a panic elsewhere leaves it whole.
         self.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }

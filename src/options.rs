@@ -14,8 +14,6 @@ use crate::lines::LineFormat;
 
 /// The largest number of workers: each is a thread.
 const WORKERS_MAX: u64 = 1024;
-/// The smallest cap of a spool: one group of requests must fit.
-const SPOOL_MIN_BYTES: u64 = 64 << 10;
 const TIMEOUT_MAX_MS: u64 = 3_600_000;
 
 /// Settings that cannot be used, every one of them.
@@ -211,9 +209,8 @@ impl SpoolArgs {
     /// The spool's settings.
     pub fn check(&self, problems: &mut Problems) -> Option<SpoolSettings> {
         let folder = problems.read("spool-dir", &self.spool_dir, SPOOL_DIR, path);
-        let max_bytes = problems.read("spool-max-bytes", &self.spool_max_bytes, SPOOL_MAX, |text| {
-            number(text, SPOOL_MIN_BYTES, u64::MAX / 2)
-        });
+        let max_bytes = problems
+            .read("spool-max-bytes", &self.spool_max_bytes, SPOOL_MAX, |text| number(text, 1, u64::MAX / 2));
         let slots = problems.read("spool-slots", &self.spool_slots, "1", |text| number(text, 1, 1024));
         Some(SpoolSettings { folder: folder?, max_bytes: max_bytes?, slots: u32::try_from(slots?).ok()? })
     }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -71,7 +72,7 @@ pub fn listen_for_signals() -> io::Result<(Sender<Event>, Receiver<Event>)> {
     Ok((events, received))
 }
 
-/// Starts a part on a thread of its own; its error ends the program.
+/// Starts a part on a thread of its own; its error ends the program, and so does its panic.
 ///
 /// # Errors
 /// What the system said.
@@ -82,7 +83,9 @@ pub fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let events = events.clone();
     thread::Builder::new().name(name.into()).spawn(move || {
-        if let Err(problem) = part() {
+        let outcome = catch_unwind(AssertUnwindSafe(part));
+        if let Err(problem) = outcome.unwrap_or_else(|_| Err("a part panicked, see above".into())) {
+            // The receiver lives as long as `main`.
             let _ = events.send(Event::Failed(problem));
         }
     })

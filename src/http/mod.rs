@@ -10,4 +10,4 @@ mod track;
 pub use self::admin::{Admin, ask_ready};
 pub use self::door::{Door, DoorSettings, Handler, raise_open_files_limit};
 pub use self::slow::SlowLane;
-pub use self::track::Track;
+pub use self::track::{STORE, Track};

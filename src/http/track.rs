@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::wire::encode;
 
 /// The name under which the listener reports a store that refuses.
-const STORE: &str = "spool";
+pub const STORE: &str = "spool";
 
 const PAGE_BODY: &str = include_str!("page.html");
 const PAGE: Answer = Answer::new(

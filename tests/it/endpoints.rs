@@ -164,7 +164,7 @@ fn operators_are_told_how_it_is() -> Outcome {
         assert!(text.contains(name), "{name} is not in {text}");
     }
     let health = Launch::new("pixel", folder.path()).argument("healthcheck");
-    assert_eq!(health.clone().with("admin-listen", &admin.to_string()).output()?.0, 0);
+    assert_eq!(health.clone().with("admin-listen", admin.to_string()).output()?.0, 0);
     assert_eq!(health.with("admin-listen", "127.0.0.1:1").output()?.0, 1);
     pixel.stop()
 }

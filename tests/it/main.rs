@@ -1,5 +1,7 @@
 //! The programs as users meet them: real processes, real sockets, a real RabbitMQ, real files.
 
+#![allow(clippy::print_stdout, reason = "shown where a test fails")]
+
 mod broker;
 mod brokered;
 mod client;

@@ -10,7 +10,7 @@ fn every_bad_setting_is_named_at_once() -> Outcome {
         .with("listen", "nonsense")
         .with("workers", "0")
         .with("trusted-proxies", "10.0.0.0/8,x")
-        .with("spool-max-bytes", "1")
+        .with("spool-max-bytes", "0")
         .with("format", "xml")
         .with("output", folder.path())
         .with("read-timeout-ms", "-1");

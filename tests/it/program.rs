@@ -66,11 +66,11 @@ impl Launch {
         let launch = launch.with("admin-listen", "127.0.0.1:0");
         let launch = match program {
             "pixel-storage" => launch,
-            _ => launch.with("listen", "127.0.0.1:0").with("spool-dir", &folder.join("spool")),
+            _ => launch.with("listen", "127.0.0.1:0").with("spool-dir", folder.join("spool")),
         };
         match program {
             "pixel-http" => launch,
-            _ => launch.with("output", &folder.join("visits.log")),
+            _ => launch.with("output", folder.join("visits.log")),
         }
     }
 
