@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -567,6 +568,8 @@ TESTS = [
 
 def main(names):
     sys.stdout.reconfigure(line_buffering=True)
+    # So that being ended cleans up too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     stack = Stack("pixel-test")
     passed = failed = 0
     try:
