@@ -92,13 +92,16 @@ impl Inbox for AmqpInbox {
     }
 
     fn acknowledge(&mut self, unreadable: &[(usize, Unreadable)]) -> Result<(), InboxError> {
-        let mut batch = std::mem::take(&mut self.batch);
+        let batch = std::mem::take(&mut self.batch);
         let settle = || {
-            for (place, _) in unreadable.iter().rev() {
-                batch.swap_remove(*place).reject(self.session.channel(), false)?;
+            let mut newest = None;
+            for (place, delivery) in batch.into_iter().enumerate() {
+                match unreadable.iter().any(|(dead, _)| *dead == place) {
+                    true => delivery.reject(self.session.channel(), false)?,
+                    false => newest = Some(delivery),
+                }
             }
             // The newest of the rest stands for all before it; the rejected ones are settled.
-            let newest = batch.into_iter().max_by_key(Delivery::delivery_tag);
             newest.map_or(Ok(()), |newest| newest.ack_multiple(self.session.channel()))
         };
         settle().map_err(|error: amiquip::Error| InboxError(reason(&error)))

@@ -5,12 +5,15 @@
 mod broker;
 mod brokered;
 mod client;
+mod cluster;
 mod crashes;
 mod disks;
 mod embedded;
 mod endpoints;
+mod failures;
 mod options;
 mod program;
+mod proxy;
 mod rules;
 mod shim;
 
