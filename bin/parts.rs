@@ -12,7 +12,9 @@ use pixel::backoff::Backoff;
 use pixel::broker::BROKER;
 use pixel::client_ip::TrustedProxies;
 use pixel::health::Health;
-use pixel::http::{Admin, Door, DoorSettings, Handler, STORE, Track, ask_ready, raise_open_files_limit};
+use pixel::http::{
+    Admin, Door, DoorSettings, Handler, STORE, Track, ask_ready, has_outgrown_memory, raise_open_files_limit,
+};
 use pixel::ledger::LedgerFile;
 use pixel::lines::LineFormat;
 use pixel::metrics::Metrics;
@@ -149,6 +151,10 @@ pub fn wait_for_end(events: &Receiver<Event>, metrics: &Metrics) -> Result<bool,
             Ok(Event::Failed(problem)) => return Err(Failure::Runtime(problem)),
             Err(_) if metrics.abandoned_connections.get() > ABANDONED_MAX.min(limit / 8) => {
                 log::warn!("too many connections had to be abandoned: draining and starting again");
+                return Ok(true);
+            }
+            Err(_) if has_outgrown_memory() => {
+                log::warn!("clients have made it too large: draining and starting again");
                 return Ok(true);
             }
             Err(_) => {}

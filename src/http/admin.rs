@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tiny_http::{Method, Request};
 
 use super::answer::text;
-use super::body::framing;
+use super::body::{discard, framing};
 use super::door::{Handler, reachable};
 use super::slow::SlowLane;
+use super::waiting::Taken;
 use crate::metrics::Metrics;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,11 +51,11 @@ impl Admin {
 }
 
 impl Handler for Admin {
-    type Group = Vec<Request>;
+    type Group = Vec<Taken>;
 
     fn commit(
         &'static self,
-        requests: Vec<Request>,
+        requests: Vec<Taken>,
         _: &'static SlowLane,
         _: &'static AtomicBool,
     ) -> Self::Group {
@@ -65,12 +66,11 @@ impl Handler for Admin {
         for request in group {
             if framing(&request).is_pending {
                 // Nobody has a body for this listener, and dropping one may end the process.
-                self.metrics.abandoned_connections.inc();
-                std::mem::forget(request);
+                discard(request.into_parts().0, self.metrics);
                 continue;
             }
             let bytes = self.bytes(&request);
-            slow.answer(request, bytes);
+            slow.answer(request, bytes, self.metrics);
         }
     }
 }

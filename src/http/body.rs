@@ -5,13 +5,17 @@
 //! nothing with a large rest may be dropped. Its reader is leaked instead, which costs a thread and
 //! two descriptors, and is counted: past a bound the program restarts.
 
+use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tiny_http::{Request, Response, StatusCode};
 
 use super::answer::{TOO_LARGE, header};
+use super::hang_up::hang_up;
+use super::waiting::Taken;
 use crate::metrics::Metrics;
 
 /// How much of a body is read, in bytes.
@@ -19,9 +23,11 @@ pub const BODY_MAX_BYTES: usize = 64 << 10;
 /// tiny_http has read bodies up to this, in bytes, before it hands a request out.
 const READ_BY_TINY_HTTP_BYTES: usize = 1024;
 /// What is left of a body may be dropped up to this, in bytes: tiny_http allocates it.
-const DROP_MAX_BYTES: usize = 256 << 20;
+const DROP_MAX_BYTES: usize = 16 << 20;
 /// How long a client may go on to send what is not read.
 const LINGER_MAX: Duration = Duration::from_secs(10);
+/// How long a client may take to read that its body is far too large.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How many bodies are read at a time; more are given up.
 const READERS_MAX: usize = 256;
 const PIECE_BYTES: usize = 4 << 10;
@@ -72,14 +78,14 @@ impl Bodies {
     /// too large is answered with 413, one that does not come is given up.
     pub fn take(
         &'static self,
-        request: Request,
+        request: Taken,
         length: Option<usize>,
         metrics: &'static Metrics,
-        read: impl FnOnce(Request) + Send + 'static,
+        read: impl FnOnce(Taken) + Send + 'static,
     ) {
         if self.readers.fetch_add(1, Ordering::Relaxed) >= READERS_MAX {
             self.readers.fetch_sub(1, Ordering::Relaxed);
-            return abandon(request, metrics);
+            return discard(request.into_parts().0, metrics);
         }
         // tiny_http's `Request` would be dropped, and so its body read, where no thread can be had.
         let handed_over = std::sync::Arc::new(std::sync::Mutex::new(Some(request)));
@@ -95,18 +101,13 @@ impl Bodies {
             self.readers.fetch_sub(1, Ordering::Relaxed);
             let request = handed_over.lock().ok().and_then(|mut request| request.take());
             if let Some(request) = request {
-                abandon(request, metrics);
+                discard(request.into_parts().0, metrics);
             }
         }
     }
 }
 
-fn receive(
-    mut request: Request,
-    length: Option<usize>,
-    metrics: &'static Metrics,
-    read: impl FnOnce(Request),
-) {
+fn receive(mut request: Taken, length: Option<usize>, metrics: &'static Metrics, read: impl FnOnce(Taken)) {
     if length.is_some_and(|length| length > BODY_MAX_BYTES) {
         return refuse(request, length, metrics);
     }
@@ -130,37 +131,55 @@ fn receive(
     }
     // The client is gone or too slow. At most 64 KiB are left, or a chunked body, of which nothing is
     // read: it may be dropped. Without the writer it would be answered with 500.
+    let (request, claim) = request.into_parts();
+    end(claim.peer);
     drop(request.into_writer());
+}
+
+/// Closes a connection, so that nobody waits for what is left of its body.
+fn end(peer: SocketAddr) -> bool {
+    hang_up(&HashSet::from([peer])).is_ok()
 }
 
 /// Answers with 413 and reads on for a while, so that a client that sends everything before it reads
 /// sees the answer.
-fn refuse(request: Request, length: Option<usize>, metrics: &Metrics) {
+fn refuse(request: Taken, length: Option<usize>, metrics: &Metrics) {
+    let (request, claim) = request.into_parts();
     // Only `upgrade` lends the connection without reading the body first, and it must print a head of
     // its own: an interim one, which every client passes over (RFC 9110, section 15.2).
     let mut stream = request.upgrade("none", Response::new_empty(StatusCode(100)));
     let written = stream.write_all(&TOO_LARGE.last_bytes()).and_then(|()| stream.flush());
+    if length.is_some_and(|length| length > DROP_MAX_BYTES) {
+        // Nothing of it is read: at the end of the connection, tiny_http's reader drops what it lacks.
+        metrics.abandoned_connections.inc();
+        std::mem::forget(stream);
+        std::thread::sleep(FAREWELL);
+        end(claim.peer);
+        return;
+    }
     let until = Instant::now() + LINGER_MAX;
     let mut piece = [0; PIECE_BYTES];
-    let mut total = 0;
     let mut open = written.is_ok();
     while open && Instant::now() < until {
         match stream.read(&mut piece) {
-            Ok(0) => open = false,
-            Ok(bytes) => total += bytes,
+            Ok(bytes) => open = bytes > 0,
             Err(error) => open = error.kind() == ErrorKind::Interrupted,
         }
     }
-    let left = length.map_or(0, |length| length.saturating_sub(total));
     // A chunked body has no end that is known, but nothing of it is read when it is dropped.
-    if left > DROP_MAX_BYTES || open && length.is_some() {
+    if open && !end(claim.peer) && length.is_some() {
         metrics.abandoned_connections.inc();
         std::mem::forget(stream);
     }
 }
 
-/// Gives up a request with its connection, unanswered.
-fn abandon(request: Request, metrics: &Metrics) {
-    metrics.abandoned_connections.inc();
-    std::mem::forget(request);
+/// Drops a request unanswered. Where that would wait for a body, its connection is given up with it.
+pub fn discard(request: Request, metrics: &Metrics) {
+    if framing(&request).is_pending {
+        metrics.abandoned_connections.inc();
+        std::mem::forget(request);
+    } else {
+        // Without its writer, tiny_http answers nothing.
+        drop(request.into_writer());
+    }
 }

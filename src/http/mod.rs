@@ -4,10 +4,13 @@ mod admin;
 mod answer;
 mod body;
 mod door;
+mod hang_up;
 mod slow;
 mod track;
+mod waiting;
 
 pub use self::admin::{Admin, ask_ready};
-pub use self::door::{Door, DoorSettings, Handler, raise_open_files_limit};
+pub use self::door::{Door, DoorSettings, Handler, has_outgrown_memory, raise_open_files_limit};
 pub use self::slow::SlowLane;
 pub use self::track::{STORE, Track};
+pub use self::waiting::Taken;

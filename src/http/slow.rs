@@ -3,23 +3,26 @@
 //! The listener's send timeout is a few milliseconds, so a worker that meets a full socket gets it
 //! back at once and leaves the rest of the answer here. One thread tries all such connections in turn.
 //! A client that takes nothing for the write timeout is given up: what it still asks is neither
-//! recorded nor answered, and the kernel closes its connection (TCP_USER_TIMEOUT).
+//! recorded nor answered, and its connection is closed; by the kernel (TCP_USER_TIMEOUT) where nobody
+//! else may do it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tiny_http::Request;
-
+use super::hang_up::hang_up;
+use super::waiting::Taken;
 use crate::metrics::Metrics;
 
 /// How many answers wait for one client: enough for an honest one that pipelines.
-const ANSWERS_MAX: usize = 1024;
+const ANSWERS_MAX: usize = 256;
 /// How many clients are waited for; more are given up at once.
 const CLIENTS_MAX: usize = 1024;
+/// How long one is passed over whose connection was closed.
+const HUNG_UP_REMEMBERED: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A tiny_http answer in the making, and how much of it was handed over.
@@ -34,6 +37,9 @@ struct Slow {
     answers: VecDeque<Pending>,
     since: Instant,
     given_up: bool,
+    hung_up: bool,
+    // How long one that was given up is remembered after its last request.
+    remembered: Duration,
 }
 
 /// Everything that waits for slow clients.
@@ -50,51 +56,51 @@ impl SlowLane {
         SlowLane { clients: Mutex::new(HashMap::new()), count: AtomicUsize::new(0), write_timeout }
     }
 
-    /// Whether `request` is one of a client that was given up.
-    pub fn has_given_up(&self, request: &Request) -> bool {
+    /// The clients that were given up: what they ask is neither to be recorded nor answered.
+    pub fn given_up(&self) -> HashSet<SocketAddr> {
         if self.count.load(Ordering::Relaxed) == 0 {
-            return false;
+            return HashSet::new();
         }
-        let Some(peer) = request.remote_addr() else { return false };
-        self.clients().get_mut(peer).is_some_and(|slow| {
-            if slow.given_up {
+        self.clients().iter().filter(|(_, slow)| slow.given_up).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Notes that clients which were given up have asked again.
+    pub fn remember(&self, peers: &HashSet<SocketAddr>) {
+        let mut clients = self.clients();
+        for peer in peers {
+            if let Some(slow) = clients.get_mut(peer) {
                 slow.since = Instant::now();
             }
-            slow.given_up
-        })
+        }
+    }
+
+    /// Gives a client up.
+    pub fn give_up(&self, peer: SocketAddr, metrics: &Metrics) {
+        let mut clients = self.clients();
+        let slow = clients.entry(peer).or_insert_with(|| Slow::new(self.write_timeout));
+        slow.give_up(metrics);
+        self.count.store(clients.len(), Ordering::Relaxed);
     }
 
     /// Writes an answer, or as much of it as the client takes now and the rest later. The request's
     /// body must be read: tiny_http reads what is left of it here.
-    pub fn answer(&self, request: Request, bytes: Vec<u8>) {
-        let peer = request.remote_addr().copied();
+    pub fn answer(&self, request: Taken, bytes: Vec<u8>, metrics: &Metrics) {
+        // Until the end, so that the next answer of this connection finds this one here.
+        let (request, claim) = request.into_parts();
         let mut pending = Pending { writer: request.into_writer(), bytes, at: 0 };
-        if self.count.load(Ordering::Relaxed) > 0
-            && let Some(slow) = peer.and_then(|peer| self.clients().get_mut(&peer).map(|_| peer))
-        {
-            return self.wait(slow, pending);
-        }
-        if let (Err(error), Some(peer)) = (pending.write(), peer)
-            && is_full(&error)
-        {
-            self.wait(peer, pending);
+        let is_slow = self.count.load(Ordering::Relaxed) > 0 && self.clients().contains_key(&claim.peer);
+        if is_slow || pending.write().is_err_and(|error| is_full(&error)) {
+            self.wait(claim.peer, pending, metrics);
         }
     }
 
-    fn wait(&self, peer: SocketAddr, pending: Pending) {
+    fn wait(&self, peer: SocketAddr, pending: Pending, metrics: &Metrics) {
         let mut clients = self.clients();
-        let full = clients.len() >= CLIENTS_MAX;
-        let slow = clients.entry(peer).or_insert_with(|| Slow {
-            answers: VecDeque::new(),
-            since: Instant::now(),
-            given_up: full,
-        });
-        if slow.answers.len() >= ANSWERS_MAX {
-            slow.given_up = true;
-        }
-        if slow.given_up {
-            slow.answers.clear();
-        } else {
+        let is_full = clients.len() >= CLIENTS_MAX;
+        let slow = clients.entry(peer).or_insert_with(|| Slow::new(self.write_timeout));
+        if is_full || slow.answers.len() >= ANSWERS_MAX {
+            slow.give_up(metrics);
+        } else if !slow.given_up {
             slow.answers.push_back(pending);
         }
         self.count.store(clients.len(), Ordering::Relaxed);
@@ -111,6 +117,29 @@ impl SlowLane {
             for peer in peers {
                 self.serve(peer, metrics);
             }
+            self.hang_up();
+        }
+    }
+
+    /// Closes the connections of those that were given up since the last time.
+    fn hang_up(&self) {
+        let is_new = |slow: &Slow| slow.given_up && !slow.hung_up;
+        let mut new: HashSet<SocketAddr> = HashSet::new();
+        new.extend(self.clients().iter_mut().filter(|(_, slow)| is_new(slow)).map(|(peer, slow)| {
+            slow.hung_up = true;
+            *peer
+        }));
+        if new.is_empty() {
+            return;
+        }
+        match hang_up(&new) {
+            // What is left to pass over are requests that were read before.
+            Ok(()) => new.iter().for_each(|peer| {
+                if let Some(slow) = self.clients().get_mut(peer) {
+                    slow.remembered = HUNG_UP_REMEMBERED;
+                }
+            }),
+            Err(error) => log::debug!("failed to hang up on {} clients: {error}", new.len()),
         }
     }
 
@@ -123,18 +152,13 @@ impl SlowLane {
             let mut clients = self.clients();
             let Some(slow) = clients.get_mut(&peer) else { return };
             match written {
+                _ if slow.given_up => return,
                 Ok(()) => slow.since = Instant::now(),
                 Err(error) if is_full(&error) && slow.since.elapsed() < self.write_timeout => {
                     slow.answers.push_front(pending);
                     return;
                 }
-                Err(_) => {
-                    slow.given_up = true;
-                    slow.since = Instant::now();
-                    slow.answers.clear();
-                    metrics.stalled_connections.inc();
-                    return;
-                }
+                Err(_) => return slow.give_up(metrics),
             }
         }
     }
@@ -145,7 +169,7 @@ impl SlowLane {
         let mut clients = self.clients();
         let slow = clients.get_mut(&peer)?;
         let next = slow.answers.pop_front();
-        let remembered = slow.given_up && slow.since.elapsed() < self.write_timeout * 2;
+        let remembered = slow.given_up && slow.since.elapsed() < slow.remembered;
         if next.is_none() && !remembered {
             clients.remove(&peer);
             self.count.store(clients.len(), Ordering::Relaxed);
@@ -156,6 +180,27 @@ impl SlowLane {
     fn clients(&self) -> MutexGuard<'_, HashMap<SocketAddr, Slow>> {
         // A panic between two changes leaves at worst an answer out, on a connection that is slow.
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slow {
+    fn new(write_timeout: Duration) -> Self {
+        Slow {
+            answers: VecDeque::new(),
+            since: Instant::now(),
+            given_up: false,
+            hung_up: false,
+            remembered: write_timeout * 2,
+        }
+    }
+
+    fn give_up(&mut self, metrics: &Metrics) {
+        if !self.given_up {
+            metrics.stalled_connections.inc();
+        }
+        self.given_up = true;
+        self.since = Instant::now();
+        self.answers.clear();
     }
 }
 

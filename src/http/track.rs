@@ -13,6 +13,7 @@ use super::answer::{
 use super::body::{Bodies, framing};
 use super::door::Handler;
 use super::slow::SlowLane;
+use super::waiting::Taken;
 use crate::client_ip::TrustedProxies;
 use crate::collect::{Target, VisitStore, visit};
 use crate::health::Health;
@@ -34,7 +35,7 @@ const ROBOTS: Answer = Answer::new("200 OK", "Content-Type: text/plain\r\n", b"U
 
 /// What a request is to the pixel.
 #[derive(Clone, Copy)]
-enum Kind {
+pub enum Kind {
     /// To be recorded, then answered so.
     Visit(Answer),
     /// To be answered so.
@@ -96,39 +97,41 @@ impl Track {
     }
 
     /// Answers one request whose body is there by now.
-    fn handle_one(&self, request: Request, slow: &SlowLane, closing: bool) {
+    fn handle_one(&self, request: Taken, slow: &SlowLane, closing: bool) {
         let taken = Instant::now();
-        let answer = match kind(&request) {
-            Kind::Other(answer) => answer,
-            Kind::Visit(answer) => {
-                let mut lines = Vec::new();
-                self.encode(&request, &mut lines);
-                if self.keep(&lines, 1) { answer } else { UNAVAILABLE }
+        let mut kind = kind(&request);
+        if let Kind::Visit(_) = kind {
+            let mut lines = Vec::new();
+            self.encode(&request, &mut lines);
+            if !self.keep(&lines, 1) {
+                kind = Kind::Visit(UNAVAILABLE);
             }
-        };
+        }
+        self.answer_one(request, kind, taken, slow, closing);
+    }
+
+    fn answer_one(&self, request: Taken, kind: Kind, taken: Instant, slow: &SlowLane, closing: bool) {
+        let (Kind::Visit(answer) | Kind::Other(answer)) = kind;
         let bytes = answer.bytes(&request, closing);
-        slow.answer(request, bytes);
-        self.metrics.track_duration.observe(taken.elapsed().as_secs_f64());
+        slow.answer(request, bytes, self.metrics);
+        if let Kind::Visit(_) = kind {
+            self.metrics.track_duration.observe(taken.elapsed().as_secs_f64());
+        }
     }
 }
 
 impl Handler for Track {
-    type Group = Vec<(Request, Answer)>;
+    type Group = Vec<(Taken, Kind)>;
 
     fn commit(
         &'static self,
-        requests: Vec<Request>,
+        requests: Vec<Taken>,
         slow: &'static SlowLane,
         stopping: &'static AtomicBool,
     ) -> Self::Group {
         let (mut lines, mut count) = (Vec::with_capacity(requests.len() * 256), 0);
         let mut group = Vec::with_capacity(requests.len());
         for request in requests {
-            if slow.has_given_up(&request) {
-                // Without a byte written and without tiny_http's own 500.
-                drop(request.into_writer());
-                continue;
-            }
             let framing = framing(&request);
             if framing.is_pending {
                 self.bodies.take(request, framing.length, self.metrics, move |request| {
@@ -147,18 +150,15 @@ impl Handler for Track {
         group
             .into_iter()
             .map(|(request, kind)| match kind {
-                Kind::Visit(answer) if kept => (request, answer),
-                Kind::Visit(_) => (request, UNAVAILABLE),
-                Kind::Other(answer) => (request, answer),
+                Kind::Visit(_) if !kept => (request, Kind::Visit(UNAVAILABLE)),
+                kind => (request, kind),
             })
             .collect()
     }
 
     fn answer(&self, group: Self::Group, taken: Instant, slow: &SlowLane, closing: bool) {
-        for (request, answer) in group {
-            let bytes = answer.bytes(&request, closing);
-            slow.answer(request, bytes);
-            self.metrics.track_duration.observe(taken.elapsed().as_secs_f64());
+        for (request, kind) in group {
+            self.answer_one(request, kind, taken, slow, closing);
         }
     }
 }
