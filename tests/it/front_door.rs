@@ -1,0 +1,491 @@
+//! What clients do to the public listener that no browser does, and what it does about it.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Outcome;
+use crate::client::{Client, Load, all_written_once, get, metric};
+use crate::program::{Launch, Program, audit, free_port, lines, wait_for_lines, wait_until};
+
+const VISIT: &[u8] = b"GET /track HTTP/1.1\r\nHost: px.example.com\r\n\r\n";
+
+/// A number of /proc/PID/status.
+fn status(program: &Program, name: &str) -> Outcome<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", program.pid()?.as_raw_nonzero()))?;
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let number = value.and_then(|value| value.split_whitespace().next()).ok_or("no such number")?;
+    Ok(number.parse()?)
+}
+
+/// Opens connections and asks for the pixel on each, without waiting for answers. Those that the
+/// server has no room for count, too.
+fn crowd(address: SocketAddr, size: usize, request: &[u8]) -> Vec<TcpStream> {
+    let connect = |_| {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+        stream.write_all(request).ok()?;
+        Some(stream)
+    };
+    (0..size).filter_map(connect).collect()
+}
+
+#[test]
+fn no_declared_body_ends_or_blocks_it() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    // With one worker, whatever blocks a worker blocks everything.
+    let mut pixel = Launch::new("pixel", folder.path()).with("workers", "1").start()?;
+    let (public, admin) = (pixel.address()?, pixel.admin()?);
+    let mut held = Vec::new();
+    let mut visits = 0;
+    for (case, head, answer) in [
+        ("sixteen megabytes", "Content-Length: 16777216", Some(413)),
+        ("a hundred terabytes", "Content-Length: 100000000000000", Some(413)),
+        ("the largest number", "Content-Length: 18446744073709551615", Some(413)),
+        ("past the largest number", "Content-Length: 18446744073709551616", Some(400)),
+        ("a plus sign", "Content-Length: +5", None),
+        ("a large one with a plus sign", "Content-Length: +100000000000000", Some(413)),
+        ("a minus sign", "Content-Length: -1", Some(400)),
+        ("two lengths", "Content-Length: 5\r\nContent-Length: 100000000000000", None),
+        ("two lengths, the large one first", "Content-Length: 70000\r\nContent-Length: 5", Some(413)),
+        ("a byte too much", "Content-Length: 65537", Some(413)),
+        ("withheld, 1", "Content-Length: 1", None),
+        ("withheld, 1024", "Content-Length: 1024", None),
+        ("withheld, 5000", "Content-Length: 5000", None),
+        ("withheld, 65536", "Content-Length: 65536", None),
+        ("withheld after 100-continue", "Expect: 100-continue\r\nContent-Length: 5", None),
+        (
+            "too large after 100-continue",
+            "Expect: 100-continue\r\nContent-Length: 100000000000000",
+            Some(413),
+        ),
+        ("chunked, nothing of it", "Transfer-Encoding: chunked", None),
+        ("chunked and a length", "Transfer-Encoding: chunked\r\nContent-Length: 100000000000000", None),
+        ("upgrade", "Connection: upgrade\r\nContent-Length: 100000000000000", Some(204)),
+    ] {
+        let mut client = Client::connect(public)?;
+        client.send(format!("POST /track HTTP/1.1\r\n{head}\r\n\r\n").as_bytes())?;
+        if let Some(status) = answer {
+            let answer = client.receive(true).map_err(|error| format!("{case}: {error}"))?;
+            assert_eq!(answer.status, status, "{case}");
+            visits += usize::from(status == 204);
+        }
+        // Half of a connection's end is what tiny_http's reader takes for the end of the body.
+        client.stream().shutdown(Shutdown::Write)?;
+        held.push(client);
+        let normal = get(public, "/track", &[]).map_err(|error| format!("after {case}: {error}"))?;
+        assert_eq!(normal.status, 200, "{case}");
+        visits += 1;
+        // The admin listener has nothing to do with bodies, and must not fall for them either.
+        let mut client = Client::connect(admin)?;
+        client.send(format!("POST /metrics HTTP/1.1\r\n{head}\r\n\r\n").as_bytes())?;
+        held.push(client);
+        assert_eq!(get(admin, "/healthz", &[])?.status, 200, "admin, {case}");
+    }
+    // A chunked body without an end is cut off.
+    let mut client = Client::connect(public)?;
+    client.send(b"POST /track HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    let chunk = [b"1000\r\n".to_vec(), vec![b'x'; 4096], b"\r\n".to_vec()].concat();
+    for _ in 0..17 {
+        client.send(&chunk)?;
+    }
+    assert_eq!(client.receive(true)?.status, 413);
+    drop(client);
+    drop(held);
+    // What tiny_http would allocate to drop is never dropped.
+    wait_until("the abandoned connections in the metrics", || {
+        metric(admin, "pixel_http_abandoned_connections_total").is_ok_and(|abandoned| abandoned >= 4.0)
+    })?;
+    assert_eq!(get(public, "/track", &[])?.status, 200);
+    wait_for_lines(&folder.path().join("visits.log"), visits + 1)?;
+    pixel.stop()
+}
+
+#[test]
+fn too_many_abandoned_connections_restart_it_and_lose_nothing() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let output = folder.path().join("visits.log");
+    let launch = Launch::new("pixel", folder.path())
+        .with("format", "ndjson")
+        .with("listen", format!("127.0.0.1:{}", free_port()))
+        .with("admin-listen", format!("127.0.0.1:{}", free_port()));
+    // An eighth of the descriptors is the bound: 32 connections.
+    let mut pixel = launch.before("ulimit -n 256").start()?;
+    let address = pixel.address()?;
+    let load = Load::start(&[address], 4);
+    load.wait_for(50)?;
+    let head = b"POST /track HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n";
+    wait_until("a restart", || {
+        drop(crowd(address, 40, head));
+        pixel.log().matches("listening on").count() >= 2
+    })?;
+    assert!(pixel.log().contains("starting again"), "{}", pixel.log());
+    load.wait_for(50)?;
+    let promised = load.stop();
+    all_written_once(&promised, &output)?;
+    assert!(pixel.runs(), "it is the same process");
+    pixel.stop()?;
+    assert_eq!(audit(&output)?.0, 0);
+    Ok(())
+}
+
+/// Of 12 fresh connections opened at once, tiny_http leaves 8 without a thread until another one closes.
+#[test]
+fn a_burst_is_answered_with_all_connections_still_open() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut pixel = Launch::new("pixel", folder.path()).start()?;
+    let address = pixel.address()?;
+    for (case, size) in [("fresh", 200), ("idle", 200), ("small", 12)] {
+        let started = Instant::now();
+        let mut clients = (0..size).map(|_| Client::connect(address)).collect::<Outcome<Vec<_>>>()?;
+        clients.iter_mut().try_for_each(|client| client.send(VISIT))?;
+        for client in &mut clients {
+            assert_eq!(client.receive(true).map_err(|error| format!("{case}: {error}"))?.status, 200);
+        }
+        // It takes 0.1 to 0.5 s; the room is for a machine that is busy with other tests.
+        let took = started.elapsed();
+        println!("a {case} burst of {size}: {took:?}");
+        assert!(took < Duration::from_secs(5), "{case}: {took:?}");
+        for client in &mut clients {
+            assert_eq!(client.ask("GET", "/track", &[])?.status, 200, "{case}: still open");
+        }
+        drop(clients);
+        // tiny_http falls back to a few threads, and the next burst finds no more than on a fresh start.
+        wait_until("idle threads to end", || status(&pixel, "Threads").is_ok_and(|threads| threads < 90))?;
+    }
+    pixel.stop()
+}
+
+/// With too few descriptors, tiny_http's accept thread ends or panics: each parity of the limit has
+/// its own way. Then nobody was let in any more, for ever.
+#[test]
+fn running_out_of_descriptors_is_no_deafness() -> Outcome {
+    let limits = [64, 65, 66].map(|limit| thread::spawn(move || crowded_out(limit)));
+    limits.into_iter().try_for_each(|limit| limit.join().expect("no panic"))
+}
+
+fn crowded_out(limit: u32) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut pixel = Launch::new("pixel", folder.path()).before(&format!("ulimit -n {limit}")).start()?;
+    let (public, admin) = (pixel.address()?, pixel.admin()?);
+    assert!(pixel.log().contains("raise `ulimit -n`"), "a limit too low is a warning");
+    for round in 0..3 {
+        let mut clients = crowd(public, 120, VISIT);
+        clients.extend(crowd(admin, 20, b"GET /healthz HTTP/1.1\r\n\r\n"));
+        wait_until("a shortage", || {
+            let descriptors = fs::read_dir(format!("/proc/{}/fd", status(&pixel, "Pid").unwrap_or(0)));
+            descriptors.is_ok_and(|all| all.count() as u32 >= limit - 12)
+        })?;
+        drop(clients);
+        let left = Instant::now();
+        for (listener, address, target) in [("public", public, "/track"), ("admin", admin, "/healthz")] {
+            wait_until(&format!("an answer of the {listener} listener at a limit of {limit}"), || {
+                get(address, target, &[]).is_ok_and(|answer| answer.status == 200)
+            })?;
+        }
+        let took = left.elapsed();
+        println!("limit {limit}, round {round}: answers {took:?} after the crowd left");
+        // Mostly within a second.
+        assert!(took < Duration::from_secs(8), "limit {limit}: {took:?}");
+    }
+    pixel.stop()
+}
+
+#[test]
+fn clients_that_say_nothing_are_closed_and_cost_others_nothing() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut pixel = Launch::new("pixel", folder.path()).with("read-timeout-ms", "1000").start()?;
+    let address = pixel.address()?;
+    let threads = status(&pixel, "Threads")?;
+    let mut silent = crowd(address, 250, b"");
+    silent.extend(crowd(address, 250, b"GET /track HTTP/1.1\r\nHost: px.exa"));
+    assert_eq!(silent.len(), 500);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let asked = Instant::now();
+        assert_eq!(get(address, "/track", &[])?.status, 200);
+        slowest = slowest.max(asked.elapsed());
+    }
+    println!("the slowest of 20 visits beside 500 silent clients: {slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    for stream in silent {
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let closed = match (&stream).read_byte() {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        };
+        assert!(closed, "nothing is said to a silent client, and it is closed");
+    }
+    // Each poke of the keeper's keeps an idle thread of the pool from ending for a while.
+    wait_until("their threads to end", || status(&pixel, "Threads").is_ok_and(|now| now < threads + 90))?;
+    pixel.stop()
+}
+
+trait ReadByte {
+    fn read_byte(self) -> std::io::Result<usize>;
+}
+
+impl ReadByte for &TcpStream {
+    fn read_byte(mut self) -> std::io::Result<usize> {
+        std::io::Read::read(&mut self, &mut [0])
+    }
+}
+
+/// Sends request upon request and reads nothing, until the server has had enough.
+fn ask_without_reading(address: SocketAddr, head: &[u8], patience: Duration) -> Outcome<usize> {
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    socket2::SockRef::from(&stream).set_recv_buffer_size(4096)?;
+    stream.set_write_timeout(Some(Duration::from_millis(100)))?;
+    let many = head.repeat(1000);
+    let (mut sent, until) = (0, Instant::now() + patience);
+    while Instant::now() < until {
+        match (&stream).write(&many) {
+            Ok(bytes) => sent += bytes,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(sent / head.len())
+}
+
+#[test]
+fn a_client_that_does_not_read_is_closed_and_cannot_make_memory_grow() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let launch = Launch::new("pixel", folder.path()).with("write-timeout-ms", "1000");
+    let mut pixel = launch.with("workers", "2").start()?;
+    let (address, admin) = (pixel.address()?, pixel.admin()?);
+    let greedy: Vec<_> = (0..4)
+        .map(|_| thread::spawn(move || ask_without_reading(address, VISIT, Duration::from_secs(8))))
+        .collect();
+    while !greedy.iter().all(|client| client.is_finished()) {
+        assert_eq!(get(address, "/track", &[])?.status, 200, "others are served");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let mut sent = 0;
+    for client in greedy {
+        sent += client.join().expect("no panic")?;
+    }
+    let peak_mib = status(&pixel, "VmHWM")? >> 10;
+    println!("{sent} requests sent by 4 clients that read nothing: {peak_mib} MiB at most");
+    assert!(peak_mib < 512, "{peak_mib} MiB");
+    wait_until("stalled connections in the metrics", || {
+        metric(admin, "pixel_http_stalled_connections_total").is_ok_and(|stalled| stalled >= 4.0)
+    })?;
+    // Given up with a body that must not be dropped.
+    let head =
+        [&VISIT.repeat(20_000)[..], b"POST /track HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n"];
+    ask_without_reading(address, &head.concat(), Duration::from_secs(2))?;
+    assert_eq!(get(address, "/track", &[])?.status, 200);
+    let threads = status(&pixel, "Threads")?;
+    assert!(threads < 100, "{threads} threads");
+    pixel.stop()
+}
+
+#[test]
+fn requests_that_are_pipelined_are_answered_in_order() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut pixel = Launch::new("pixel", folder.path()).start()?;
+    let mut client = Client::connect(pixel.address()?)?;
+    let requests = (0..200).map(|n| match n % 3 {
+        0 => "GET /track HTTP/1.1\r\n\r\n".to_string(),
+        1 => format!("POST /track HTTP/1.1\r\nContent-Length: 2000\r\n\r\n{}", "x".repeat(2000)),
+        _ => "GET /robots.txt HTTP/1.1\r\n\r\n".to_string(),
+    });
+    client.send(requests.collect::<String>().as_bytes())?;
+    for n in 0..200 {
+        let answer = client.receive(true)?;
+        let (status, length) = [(200, 43), (204, 0), (200, 26)][n % 3];
+        assert_eq!((answer.status, answer.body.len()), (status, length), "answer {n}");
+    }
+    wait_for_lines(&folder.path().join("visits.log"), 134)?;
+    pixel.stop()
+}
+
+#[test]
+fn an_odd_head_has_its_defined_answer() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let output = folder.path().join("visits.log");
+    let mut pixel = Launch::new("pixel", folder.path()).with("format", "ndjson").start()?;
+    let address = pixel.address()?;
+    let long = "x".repeat(3000);
+    let cut = "x".repeat(2048);
+    let long_agent = format!("GET /track HTTP/1.1\r\nUser-Agent: {long}\r\n\r\n");
+    let long_query = format!("GET /track?{long} HTTP/1.1\r\n\r\n");
+    let many = format!("GET /track HTTP/1.1\r\n{}User-Agent: last\r\n\r\n", "A: b\r\n".repeat(2000));
+    // What is sent; the status, where there is an answer; whether the connection goes on; a field of
+    // the visit, where one is recorded.
+    type Row<'a> = (&'a str, &'a [u8], Option<u16>, bool, Option<(&'a str, &'a str)>);
+    let rows: &[Row<'_>] = &[
+        ("plain", b"GET /track HTTP/1.1\r\nHost: h\r\n\r\n", Some(200), true, Some(("host", "h"))),
+        (
+            "control characters",
+            b"GET /track HTTP/1.1\r\nUser-Agent: a\x01\x1b[2J\x7f\0b\r\n\r\n",
+            Some(200),
+            true,
+            Some(("user_agent", "a\x01\x1b[2J\x7f\0b")),
+        ),
+        (
+            "a bare line feed in a value",
+            b"GET /track HTTP/1.1\r\nUser-Agent: a\nReferer: b\r\n\r\n",
+            Some(200),
+            true,
+            Some(("user_agent", "a\nReferer: b")),
+        ),
+        (
+            "absolute form",
+            b"GET http://px.example.com/track?x=1 HTTP/1.1\r\nHost: other\r\n\r\n",
+            Some(200),
+            true,
+            Some(("host", "px.example.com")),
+        ),
+        ("absolute form, elsewhere", b"GET http://h/other HTTP/1.1\r\n\r\n", Some(404), true, None),
+        ("asterisk", b"OPTIONS * HTTP/1.1\r\n\r\n", Some(404), true, None),
+        ("HTTP/1.0", b"GET /track HTTP/1.0\r\n\r\n", Some(200), false, Some(("path", "/track"))),
+        (
+            "HTTP/1.0 with keep-alive",
+            b"GET /track HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
+            Some(200),
+            true,
+            Some(("path", "/track")),
+        ),
+        (
+            "close",
+            b"GET /track HTTP/1.1\r\nConnection: close\r\n\r\n",
+            Some(200),
+            false,
+            Some(("path", "/track")),
+        ),
+        ("HEAD", b"HEAD /track HTTP/1.1\r\n\r\n", Some(200), true, None),
+        ("an odd method", b"G\x01T /track HTTP/1.1\r\n\r\n", Some(405), true, None),
+        ("an unknown expectation", b"GET /track HTTP/1.1\r\nExpect: tea\r\n\r\n", Some(417), false, None),
+        (
+            "100-continue without a body",
+            b"GET /track HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
+            Some(200),
+            true,
+            Some(("path", "/track")),
+        ),
+        (
+            "duplicate headers",
+            b"GET /track HTTP/1.1\r\nUser-Agent: first\r\nuser-agent: second\r\n\r\n",
+            Some(200),
+            true,
+            Some(("user_agent", "first")),
+        ),
+        (
+            "the other spelling",
+            b"GET /track HTTP/1.1\r\nReferrer: http://r/\r\n\r\n",
+            Some(200),
+            true,
+            Some(("referrer", "http://r/")),
+        ),
+        ("3,000 bytes of agent", long_agent.as_bytes(), Some(200), true, Some(("user_agent", &cut))),
+        ("3,000 bytes of query", long_query.as_bytes(), Some(200), true, Some(("query", &cut))),
+        ("2,000 headers", many.as_bytes(), Some(200), true, Some(("user_agent", "last"))),
+        ("no version", b"GET /track\r\n\r\n", Some(400), false, None),
+        ("an unknown version", b"GET /track HTTP/9.9\r\n\r\n", Some(400), false, None),
+        ("no colon", b"GET /track HTTP/1.1\r\nnonsense\r\n\r\n", Some(400), false, None),
+        ("a space before the colon", b"GET /track HTTP/1.1\r\nHost : h\r\n\r\n", Some(400), false, None),
+        ("an empty line first", b"\r\nGET /track HTTP/1.1\r\n\r\n", Some(400), false, None),
+        // tiny_http's: closed unanswered. The edge keeps such heads away.
+        ("a byte outside ASCII", b"GET /track HTTP/1.1\r\nUser-Agent: \xc5\xbd\r\n\r\n", None, false, None),
+        ("half a head", b"GET /track HTTP/1.1\r\nHost: h", None, true, None),
+    ];
+    let mut visits = 0;
+    for (case, sent, status, goes_on, field) in rows {
+        let mut client = Client::connect(address)?;
+        client.send(sent)?;
+        if let Some(status) = status {
+            let has_body = !sent.starts_with(b"HEAD");
+            let answer = client.receive(has_body).map_err(|error| format!("{case}: {error}"))?;
+            assert_eq!(answer.status, *status, "{case}");
+            if *goes_on {
+                let next = client.ask("GET", "/robots.txt", &[]);
+                assert_eq!(next.map_err(|error| format!("{case}: {error}"))?.status, 200, "{case}: goes on");
+            }
+        }
+        if !goes_on {
+            assert!(client.is_closed(), "{case}: closed");
+        }
+        if let Some((name, value)) = field {
+            visits += 1;
+            let line = wait_for_lines(&output, visits)?.pop().ok_or("no line")?;
+            let visit: serde_json::Value = serde_json::from_str(&line)?;
+            assert_eq!(visit[name], *value, "{case}");
+        }
+    }
+    pixel.stop()?;
+    assert_eq!(lines(&output).len(), visits, "nothing but the rows with a field is recorded");
+    let raw = fs::read(&output)?;
+    assert!(raw.iter().all(|byte| *byte >= b' ' || *byte == b'\n'), "no control character is written raw");
+    Ok(())
+}
+
+/// The beginning of HTTP/2 leaves tiny_http's thread, and two descriptors, waiting for itself for ever:
+/// with enough of them nobody is let in any more.
+#[test]
+fn a_listener_that_stays_deaf_ends_the_process() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let launch = Launch::new("pixel", folder.path()).with("read-timeout-ms", "500");
+    let mut pixel = launch.before("ulimit -n 64").start()?;
+    let address = pixel.address()?;
+    let started = Instant::now();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut clients = Vec::new();
+    wait_until("the process to end", || {
+        clients.extend(crowd(address, 8, preface));
+        clients.truncate(100);
+        thread::sleep(Duration::from_millis(200));
+        !pixel.runs()
+    })?;
+    println!("it ended after {:?}", started.elapsed());
+    assert_eq!(pixel.wait()?, 1);
+    assert!(pixel.log().contains("has answered nobody new for"), "{}", pixel.log());
+    Ok(())
+}
+
+#[test]
+fn no_client_chooses_its_address() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let output = folder.path().join("visits.log");
+    let trusting = Launch::new("pixel", folder.path()).with("format", "ndjson");
+    let trusting = trusting.with("trusted-proxies", "127.0.0.1, 10.0.0.0/8, fd00::/8");
+    let mut pixel = trusting.start()?;
+    let mut client = Client::connect(pixel.address()?)?;
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let rows: &[Row<'_>] = &[
+        ("none", &[], "127.0.0.1"),
+        ("one proxy", &[("X-Forwarded-For", "1.1.1.1")], "1.1.1.1"),
+        ("a spoofed entry", &[("X-Forwarded-For", "9.9.9.9, 1.1.1.1")], "1.1.1.1"),
+        ("chained", &[("X-Forwarded-For", "9.9.9.9, 1.1.1.1, 10.1.1.1")], "1.1.1.1"),
+        ("two headers", &[("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-For", "10.1.1.1")], "1.1.1.1"),
+        ("IPv6", &[("X-Forwarded-For", "2001:db8::1")], "2001:db8::1"),
+        ("brackets and a port", &[("X-Forwarded-For", "[2001:db8::1]:47")], "2001:db8::1"),
+        ("a port", &[("X-Forwarded-For", "1.1.1.1:47")], "1.1.1.1"),
+        ("mapped", &[("X-Forwarded-For", "::ffff:1.1.1.1")], "1.1.1.1"),
+        ("unknown", &[("X-Forwarded-For", "9.9.9.9, unknown")], "127.0.0.1"),
+        ("nonsense", &[("X-Forwarded-For", "1.1.1.1.1")], "127.0.0.1"),
+        ("Forwarded", &[("Forwarded", "for=1.1.1.1;proto=https")], "1.1.1.1"),
+        ("Forwarded, IPv6", &[("Forwarded", r#"For="[2001:db8::1]:47""#)], "2001:db8::1"),
+        ("Forwarded, chained", &[("Forwarded", "for=9.9.9.9, for=1.1.1.1, for=10.1.1.1")], "1.1.1.1"),
+        ("Forwarded, hidden", &[("Forwarded", "for=9.9.9.9, for=_hidden")], "127.0.0.1"),
+        ("both", &[("Forwarded", "for=9.9.9.9"), ("X-Forwarded-For", "1.1.1.1")], "1.1.1.1"),
+    ];
+    let recorded = |client: &mut Client, headers: &[(&str, &str)], count: usize| -> Outcome<String> {
+        assert_eq!(client.ask("GET", "/track", headers)?.status, 200);
+        let line = wait_for_lines(&output, count)?.pop().ok_or("no line")?;
+        let visit: serde_json::Value = serde_json::from_str(&line)?;
+        Ok(visit["ip"].as_str().unwrap_or_default().to_string())
+    };
+    for (n, (case, headers, ip)) in rows.iter().enumerate() {
+        assert_eq!(recorded(&mut client, headers, n + 1)?, *ip, "{case}");
+    }
+    pixel.stop()?;
+    // By default nobody is believed.
+    let mut pixel = Launch::new("pixel", folder.path()).with("format", "ndjson").start()?;
+    let mut client = Client::connect(pixel.address()?)?;
+    let spoofed = [("X-Forwarded-For", "9.9.9.9"), ("Forwarded", "for=9.9.9.9")];
+    assert_eq!(recorded(&mut client, &spoofed, rows.len() + 1)?, "127.0.0.1");
+    pixel.stop()
+}
