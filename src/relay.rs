@@ -23,8 +23,8 @@ pub const MESSAGE_MAX_BYTES: usize = 128 << 10;
 const WINDOW_MESSAGES: usize = 32;
 /// How often a quiet session looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(250);
-/// How long the broker may keep every message in flight unconfirmed: a quorum queue that lost its leader
-/// can forget to, on a connection that is otherwise well.
+/// How long the broker may take to confirm a message: a quorum queue that lost its leader can forget to, on
+/// a connection that is otherwise well.
 const CONFIRM_MAX: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(60) };
 /// How long a stopping relay goes on with what is left, where a broker takes it.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
@@ -149,7 +149,8 @@ impl Relay<'_> {
         let mut confirmed_apart: BTreeMap<u64, (Position, u64)> = BTreeMap::new();
         let silence = crossbeam_channel::never();
         let mut blocked = false;
-        let mut confirmed_at = Instant::now();
+        // The oldest message in flight, and since when it is.
+        let mut awaited = (None, Instant::now());
         let mut stop_at = None;
         loop {
             // A message that could still grow waits for those before it: so a busy spool makes for
@@ -161,9 +162,6 @@ impl Relay<'_> {
                 let reading = self.backlog.read(cursor, MESSAGE_MAX_BYTES);
                 match reading.map_err(|error| Lost(format!("failed to read the spool: {error}")))? {
                     Some(reading) => {
-                        if in_flight.is_empty() {
-                            confirmed_at = Instant::now();
-                        }
                         let tag = publisher.publish(&reading.message)?;
                         in_flight.insert(tag, (reading.end, reading.message.count));
                         cursor = reading.end;
@@ -181,7 +179,6 @@ impl Relay<'_> {
             let bell = if in_flight.is_empty() { self.backlog.bell() } else { &silence };
             match publisher.wait(bell, TICK)? {
                 Event::Confirmed(tags) => {
-                    confirmed_at = Instant::now();
                     confirmed_apart
                         .extend(tags.iter().filter_map(|tag| Some((*tag, in_flight.remove(tag)?))));
                     self.forget(&mut confirmed_apart, &in_flight);
@@ -195,15 +192,16 @@ impl Relay<'_> {
                 }
                 Event::Unblocked => {
                     blocked = false;
-                    confirmed_at = Instant::now();
                     self.health.well(BROKER);
                     log::info!("the broker takes messages again");
                 }
-                Event::Nothing if in_flight.is_empty() || blocked => {}
-                Event::Nothing if confirmed_at.elapsed() > CONFIRM_MAX => {
-                    return Err(Lost(format!("no confirm within {} s", CONFIRM_MAX.as_secs())));
-                }
                 Event::Nothing => {}
+            }
+            let oldest = in_flight.keys().next().copied();
+            if blocked || oldest.is_none() || oldest != awaited.0 {
+                awaited = (oldest, Instant::now());
+            } else if awaited.1.elapsed() > CONFIRM_MAX {
+                return Err(Lost(format!("no confirm within {} s", CONFIRM_MAX.as_secs())));
             }
         }
     }
