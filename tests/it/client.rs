@@ -144,7 +144,11 @@ pub struct Load {
     threads: Vec<JoinHandle<()>>,
 }
 
-static NUMBERS: AtomicU64 = AtomicU64::new(1);
+/// A number that no other visit of this test process has.
+pub fn next_number() -> u64 {
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
+    NUMBERS.fetch_add(1, Ordering::Relaxed)
+}
 
 impl Load {
     /// Starts `clients` connections to each of `addresses`; one that breaks is opened anew.
@@ -180,7 +184,7 @@ impl Load {
         let mut client = Client::connect(address)?;
         client.stream.set_read_timeout(Some(Duration::from_secs(3)))?;
         while !stop.load(Ordering::Relaxed) {
-            let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+            let number = next_number();
             match client.ask("GET", &format!("/track?n={number}"), &[])?.status {
                 200 => promised.lock().expect("no panic holds it").push(number),
                 503 => refused.lock().expect("no panic holds it").push(number),

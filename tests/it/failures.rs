@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::Outcome;
 use crate::broker::Broker;
+use crate::chance::Chance;
 use crate::client::{Load, all_written_once, get, metric, ready};
 use crate::crashes::at_fixed_port;
 use crate::program::{Launch, Program, audit, lines, wait_for_lines, wait_until};
@@ -75,19 +76,6 @@ fn launches(url: &str, queue: &str, folder: &Path) -> (Launch, Launch, std::net:
     let both = |program| Launch::new(program, folder).with("amqp-url", url).with("queue", queue);
     let (http, address) = at_fixed_port(both("pixel-http"));
     (http, both("pixel-storage").with("format", "ndjson"), address)
-}
-
-/// Numbers that look random and are the same in each run.
-pub struct Chance(pub u64);
-
-impl Chance {
-    pub fn below(&mut self, limit: u64) -> u64 {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
-    }
 }
 
 #[test]

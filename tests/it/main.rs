@@ -4,6 +4,7 @@
 
 mod broker;
 mod brokered;
+mod chance;
 mod client;
 mod cluster;
 mod crashes;

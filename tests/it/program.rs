@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
+
+/// Whether a program's log is shown when the program is gone.
+pub static SHOWS_LOGS: AtomicBool = AtomicBool::new(true);
 
 /// How long anything may take that should happen: generous, as it costs nothing when it does.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,7 +36,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
 
 /// A port that was free a moment ago, below the ports that outgoing connections take.
 pub fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
+    use std::sync::atomic::AtomicU16;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = 10_000 + (std::process::id() % 2_000) as u16 * 10;
     loop {
@@ -235,6 +239,9 @@ impl Drop for Program {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !SHOWS_LOGS.load(Ordering::Relaxed) {
+            return;
+        }
         // Shown where the test fails.
         println!("--- log of process {}\n{}", self.child.id(), self.log());
     }

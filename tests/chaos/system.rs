@@ -1,0 +1,324 @@
+//! The whole system: programs that are started again when they end, brokers, load, and what was promised.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use amiquip::AmqpProperties;
+use rustix::process::Signal;
+
+use crate::Outcome;
+use crate::broker::{Broker, Node};
+use crate::client::{Load, metric, next_number, ready};
+use crate::program::{Launch, Program, audit, free_port, wait_until};
+use crate::proxy::Proxy;
+use crate::shim::Faults;
+use crate::verdict::Verdict;
+
+/// How long the system may take to work again after a fault, on a busy machine.
+const RECOVERY_MAX: Duration = Duration::from_secs(180);
+const QUEUE: &str = "chaos";
+
+/// Which system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Embedded,
+    Brokered,
+    Cluster,
+}
+
+/// A program that somebody looks after.
+pub struct Slot {
+    launch: Launch,
+    program: Option<Program>,
+    // What its earlier lives logged last.
+    log: String,
+}
+
+impl Slot {
+    fn new(launch: Launch) -> Slot {
+        Slot { launch, program: None, log: String::new() }
+    }
+
+    /// Starts it, where it does not run.
+    pub fn spawn(&mut self) -> Outcome {
+        if self.program.as_mut().is_some_and(Program::runs) {
+            return Ok(());
+        }
+        if let Some(ended) = self.program.take() {
+            self.log = ended.log();
+        }
+        self.program = Some(self.launch.spawn()?);
+        Ok(())
+    }
+
+    pub fn kill(&mut self) -> Outcome {
+        match self.program.take() {
+            Some(program) => {
+                self.log = program.log();
+                program.kill()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ends it with SIGTERM; its exit status must be 0, unless it was ended by something else already.
+    pub fn terminate(&mut self) -> Outcome {
+        let Some(mut program) = self.program.take() else { return Ok(()) };
+        if !program.runs() {
+            self.log = program.log();
+            return Ok(());
+        }
+        program.signal(Signal::TERM)?;
+        let status = program.wait()?;
+        self.log = program.log();
+        // One that has just started may not listen for signals yet.
+        if status == 0 || status == 128 + Signal::TERM.as_raw() && self.log.is_empty() {
+            return Ok(());
+        }
+        Err(format!("it ended with {status} after SIGTERM:\n{}", self.log).into())
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        if let Some(program) = &self.program {
+            // It may have ended already.
+            let _ = program.signal(signal);
+        }
+    }
+
+    fn log(&self) -> String {
+        self.program.as_ref().map_or_else(|| self.log.clone(), Program::log)
+    }
+}
+
+pub struct System {
+    pub output: PathBuf,
+    pub faults: Faults,
+    pub proxies: Vec<Proxy>,
+    pub foreign_lines: usize,
+    folder: tempfile::TempDir,
+    broker: Option<Broker>,
+    collector: Slot,
+    writers: Vec<Slot>,
+    load: Load,
+    rotated: Vec<PathBuf>,
+    published: Vec<u64>,
+}
+
+impl System {
+    pub fn start(mode: Mode) -> Outcome<System> {
+        let folder = tempfile::tempdir()?;
+        let faults = Faults::new(folder.path())?.ok_or("chaos needs a C compiler")?;
+        let out = folder.path().join("out");
+        fs::create_dir(&out)?;
+        let output = out.join("visits.log");
+        let broker = match mode {
+            Mode::Embedded => None,
+            Mode::Brokered => Some(Broker::start()?),
+            Mode::Cluster => Some(Broker::cluster(3)?),
+        };
+        let nodes = broker.iter().flat_map(|broker| &broker.nodes);
+        let proxies: Vec<Proxy> = nodes.map(|node| Proxy::start(node.port)).collect();
+        let urls: Vec<_> =
+            proxies.iter().map(|proxy| format!("amqp://guest:guest@127.0.0.1:{}/%2f", proxy.port)).collect();
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let launch = |program| {
+            Launch::new(program, folder.path())
+                .with("output", &output)
+                .with("format", "ndjson")
+                .with("amqp-url", urls.join(","))
+                .with("queue", QUEUE)
+                .before(&faults.preload())
+        };
+        let (collector, writers) = match mode {
+            Mode::Embedded => (launch("pixel"), Vec::new()),
+            // The second stands by.
+            _ => (launch("pixel-http"), vec![launch("pixel-storage"), launch("pixel-storage")]),
+        };
+        let mut system = System {
+            output,
+            proxies,
+            foreign_lines: 0,
+            broker,
+            collector: Slot::new(collector.with("listen", address.to_string())),
+            writers: writers.into_iter().map(Slot::new).collect(),
+            load: Load::paced(&[address], 6, Duration::from_millis(10)),
+            rotated: Vec::new(),
+            published: Vec::new(),
+            faults,
+            folder,
+        };
+        system.spawn_all()?;
+        system.comes_back()?;
+        if let Some(broker) = &system.broker {
+            broker.wait_until_durable(QUEUE)?;
+        }
+        Ok(system)
+    }
+
+    pub fn program(&mut self, number: usize) -> &mut Slot {
+        let mut all: Vec<&mut Slot> = std::iter::once(&mut self.collector).chain(&mut self.writers).collect();
+        let place = number % all.len();
+        all.swap_remove(place)
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Slot> {
+        std::iter::once(&mut self.collector).chain(&mut self.writers)
+    }
+
+    pub fn kill_all(&mut self) -> Outcome {
+        self.all().try_for_each(Slot::kill)
+    }
+
+    pub fn spawn_all(&mut self) -> Outcome {
+        self.all().try_for_each(Slot::spawn)
+    }
+
+    pub fn signal_all(&mut self, signal: Signal) {
+        self.all().for_each(|slot| slot.signal(signal));
+    }
+
+    pub fn node(&mut self, number: usize) -> &mut Node {
+        let nodes = &mut self.broker.as_mut().expect("only a system with a broker has its faults").nodes;
+        let place = number % nodes.len();
+        &mut nodes[place]
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.output.parent().expect("the output is in a folder")
+    }
+
+    pub fn away(&self) -> PathBuf {
+        self.folder.path().join("away")
+    }
+
+    /// Puts what the output holds elsewhere.
+    pub fn rotate(&mut self, put: impl FnOnce(&Path, &Path) -> Outcome) -> Outcome {
+        if self.output.exists() {
+            let old = self.folder().join(format!("visits.log.{}", self.rotated.len()));
+            put(&self.output, &old)?;
+            self.rotated.push(old);
+        }
+        Ok(())
+    }
+
+    /// Removes the ledger while its writer runs, and waits until it is there again.
+    pub fn remove_ledger(&mut self) -> Outcome {
+        self.spawn_all()?;
+        let ledger = self.output.with_extension("log.ledger");
+        let before = self.written()?;
+        wait_until("a writer at work", || self.written().is_ok_and(|now| now > before))?;
+        fs::remove_file(&ledger)?;
+        wait_until("the ledger", || fs::metadata(&ledger).is_ok_and(|found| found.len() > 0))
+    }
+
+    /// Pauses the writer and removes its lock: whoever stands by takes over, and the paused one, woken up,
+    /// must end without having written.
+    pub fn remove_lock_of_paused(&mut self) -> Outcome {
+        let active = self.writers.iter_mut().find(|slot| slot.log().contains("consuming "));
+        let Some(program) = active.and_then(|slot| slot.program.as_mut()) else { return Ok(()) };
+        // It may end at any time by itself.
+        let _ = program.signal(Signal::STOP);
+        let _ = fs::remove_file(self.output.with_extension("log.lock"));
+        std::thread::sleep(Duration::from_millis(1500));
+        let _ = program.signal(Signal::CONT);
+        program.wait().map(|_| ())
+    }
+
+    /// Publishes a visit as another client does, twice.
+    pub fn publish(&mut self, properties: AmqpProperties) -> Outcome {
+        let number = next_number();
+        let visit = format!(
+            r#"{{"received_at":"2022-12-19T14:16:49Z","ip":"192.168.1.1","path":"/track","query":"n={number}"}}"#
+        );
+        let broker = self.broker.as_ref().ok_or("no broker")?;
+        for _ in 0..2 {
+            let named = properties.clone().with_message_id(number.to_string()).with_delivery_mode(2);
+            broker.publish(QUEUE, visit.as_bytes(), named)?;
+        }
+        self.published.push(number);
+        Ok(())
+    }
+
+    /// How many visits were answered with 200, or confirmed to another client.
+    pub fn accepted(&self) -> usize {
+        self.load.count() + self.published.len()
+    }
+
+    /// How many visits the ledger knows.
+    pub fn written(&self) -> Outcome<usize> {
+        let (_, report) = audit(&self.output)?;
+        let spooled = report["producers"].as_array().into_iter().flatten();
+        let spooled = spooled.filter_map(|producer| producer["written"].as_u64()).sum::<u64>();
+        Ok((spooled + report["foreign"]["written"].as_u64().unwrap_or(0)) as usize)
+    }
+
+    /// Starts again what has ended, as a supervisor does, and waits until visits are taken and written.
+    pub fn comes_back(&mut self) -> Outcome {
+        let until = Instant::now() + RECOVERY_MAX;
+        let (accepted, mut written) = (self.accepted(), None);
+        loop {
+            self.spawn_all()?;
+            std::thread::sleep(Duration::from_millis(200));
+            if let Ok(now) = self.written() {
+                let before = *written.get_or_insert(now);
+                if now > before && self.accepted() > accepted + 20 && self.is_ready() {
+                    return Ok(());
+                }
+            }
+            if Instant::now() > until {
+                return Err(format!("not well again after {} s", RECOVERY_MAX.as_secs()).into());
+            }
+        }
+    }
+
+    fn is_ready(&mut self) -> bool {
+        self.all().all(|slot| {
+            let Some(program) = &mut slot.program else { return false };
+            program.runs()
+                && program.log().contains("admin on http://")
+                && program.admin().and_then(ready).is_ok_and(|(status, _)| status == 200)
+        })
+    }
+
+    pub fn logs(&mut self) -> String {
+        self.all().map(|slot| format!("---\n{}\n", slot.log())).collect()
+    }
+
+    /// Ends the load, waits until all is written, ends the programs, and compares.
+    pub fn end(mut self) -> Outcome<Verdict> {
+        self.faults.end()?;
+        self.spawn_all()?;
+        let refused: BTreeSet<u64> = self.load.refused().into_iter().collect();
+        let mut promised: BTreeSet<u64> = self.load.stop().into_iter().collect();
+        promised.extend(&self.published);
+        let files: Vec<PathBuf> = self.rotated.iter().chain([&self.output]).cloned().collect();
+        let until = Instant::now() + RECOVERY_MAX;
+        loop {
+            let verdict = Verdict::of(&promised, &refused, &files)?;
+            let drained = self.broker.is_none()
+                || self.collector.program.as_mut().is_some_and(|program| {
+                    program
+                        .admin()
+                        .and_then(|admin| metric(admin, "pixel_spool_visits"))
+                        .is_ok_and(|n| n == 0.0)
+                });
+            if verdict.lost.is_empty() && drained || Instant::now() > until {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        for slot in std::iter::once(&mut self.collector).chain(&mut self.writers) {
+            slot.terminate()?;
+        }
+        let mut verdict = Verdict::of(&promised, &refused, &files)?;
+        verdict.foreign_lines_lost = self.foreign_lines - verdict.foreign_lines_in(self.output.parent())?;
+        let (status, report) = audit(&self.output)?;
+        if status != 0 {
+            verdict.audit = Some(report.to_string());
+        }
+        Ok(verdict)
+    }
+}
