@@ -30,7 +30,11 @@ impl Journal {
     }
 
     /// Reads every record from the start, hands each to `record`, cuts off what follows the last whole
-    /// one, and makes all of it durable. `record` returns `false` to end the journal before the record it was given.
+    /// one, and makes all of it durable.
+    ///
+    /// # Errors
+    /// What the system said; `InvalidData` where a whole record follows one that is not: that is no torn
+    /// append but damage, and what is behind it was acknowledged. `record` returns `false` to end the journal before the record it was given.
     pub fn open(file: Arc<dyn DiskFile>, mut record: impl FnMut(&[u8]) -> bool) -> io::Result<Self> {
         let (mut end, mut payload) = (0, Vec::new());
         while let Some(next) = read_record(&*file, end, &mut payload)? {
@@ -38,6 +42,10 @@ impl Journal {
                 break;
             }
             end = next;
+        }
+        if find_record(&*file, end)?.is_some() {
+            let text = format!("it is damaged at byte {end}, and goes on behind that");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         // Even where nothing is to be cut off: a process that was killed between its write and its sync
         // left a whole record that the next power cut may still take away.
@@ -122,6 +130,24 @@ pub fn read_record(file: &dyn DiskFile, offset: u64, payload: &mut Vec<u8>) -> i
     Ok((whole && intact).then_some(next))
 }
 
+/// Looks for a whole record behind `from`, where none stands; returns where it starts.
+pub fn find_record(file: &dyn DiskFile, from: u64) -> io::Result<Option<u64>> {
+    let left = usize::try_from(file.len()?.saturating_sub(from)).map_err(io::Error::other)?;
+    let mut bytes = vec![0; left];
+    read_whole(file, &mut bytes, from)?;
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    let is_record = |place: &usize| {
+        let Some((header, rest)) = bytes[*place..].split_first_chunk::<HEADER_BYTES>() else { return false };
+        let [l0, l1, l2, l3, crc @ ..] = *header;
+        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let payload = rest.get(..len).filter(|payload| !payload.is_empty());
+        payload.is_some_and(|payload| checksum(&header[..4], payload) == u32::from_le_bytes(crc))
+    };
+    Ok((1..left).find(is_record).map(|place| from + place as u64))
+}
+
 fn checksum(len: &[u8], payload: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(len);
@@ -181,6 +207,24 @@ mod tests {
         disk.append(&written).expect("the disk works");
         assert_eq!(records(&disk), [b"synced", b"synced"]);
         assert_eq!(records(&disk.crash(0)), [b"synced", b"synced"]);
+    }
+
+    /// Everything behind a damaged entry of the ledger was cut off, and so was the output behind an old mark.
+    #[test]
+    fn damage_in_the_middle_is_no_torn_append() {
+        let disk = FakeFile::default();
+        let mut journal = Journal::create(Arc::new(disk.clone()));
+        for record in [b"one", b"two", b"six"] {
+            journal.append(&[record]).expect("the disk works");
+        }
+        let whole = disk.live();
+        for damaged in 0..2 * 11 {
+            disk.write_at(&[whole[damaged] ^ 0x55], damaged as u64).expect("the disk works");
+            let error = Journal::open(Arc::new(disk.clone()), |_| true).err().expect("it is damaged");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert_eq!(disk.live().len(), whole.len(), "nothing is cut off");
+            disk.write_at(&[whole[damaged]], damaged as u64).expect("the disk works");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::collect::{StoreError, VisitStore};
 use crate::disk::{DiskFile, read_whole, sync_folder};
-use crate::journal::{Journal, read_record, record_bytes};
+use crate::journal::{Journal, find_record, read_record, record_bytes};
 use crate::relay::{Backlog, Position, Reading};
 use crate::wire::Message;
 
@@ -123,7 +123,7 @@ impl Spool {
     fn open_slot(folder: PathBuf, max_bytes: u64) -> Result<Self, OpenError> {
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         let lock = hold(&folder.join("lock"))?;
-        let segments = open_segments(&folder)?;
+        let (segments, next) = open_segments(&folder)?;
         let producer = producer(&folder, segments.is_empty())?;
         let confirmed_path = folder.join("confirmed");
         let confirmed_file = open_file(&confirmed_path).map_err(at(&confirmed_path))?;
@@ -135,7 +135,8 @@ impl Spool {
                 .map_err(at(&confirmed_path))?;
         }
         let confirmed = read_confirmed(&confirmed_file).map_err(at(&confirmed_path))?;
-        let (segments, next, confirmed) = locate(segments, confirmed).map_err(at(&folder))?;
+        let next = next.max(confirmed.unwrap_or(FIRST_SEQUENCE));
+        let confirmed = locate(&segments, next, confirmed).map_err(at(&folder))?;
         let (bell, bell_rings) = crossbeam_channel::bounded(1);
         let segment_bytes = (max_bytes / 4).clamp(SEGMENT_MIN_BYTES, SEGMENT_MAX_BYTES);
         let spool = Spool {
@@ -180,31 +181,45 @@ impl Spool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves out the rest of a segment that the disk has damaged at `position`, so that the visits
-    /// behind it go on; the audit shows the gap, and a link keeps the segment for a person to look at.
-    fn set_aside(&self, position: &Position) -> io::Result<()> {
+    /// Moves `position` over what the disk has damaged there, to the next whole record before `end`, or to
+    /// the segment's end. The audit shows the gap, and a link keeps the segment for a person to look at.
+    fn step_over(&self, position: &mut Position, file: &dyn DiskFile, end: u64) -> io::Result<()> {
+        let mut record = Vec::new();
+        let behind = find_record(file, position.offset)?.filter(|behind| *behind < end);
+        let first = match behind {
+            Some(behind) => read_record(file, behind, &mut record)?.and_then(|_| split(&record)),
+            None => None,
+        };
+        let first = first.map(|(first, ..)| first).filter(|first| *first >= position.sequence);
         let mut state = self.state();
-        let at = state.segments.iter().position(|segment| segment.first == position.segment);
-        let (at, after) = match at.map(|at| (at, state.segments.get(at + 1).map(|next| next.first))) {
-            Some((at, Some(after))) => (at, after),
-            _ => {
-                let text = format!("the newest segment is damaged at byte {}", position.offset);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        let Some(at) = state.segments.iter().position(|segment| segment.first == position.segment) else {
+            return Ok(());
+        };
+        let next = state.segments.get(at + 1).map_or(state.next, |next| next.first);
+        let segment = &mut state.segments[at];
+        let damaged = position.offset;
+        let (offset, after) = match behind.zip(first) {
+            Some(found) => found,
+            None => {
+                segment.end = damaged;
+                (damaged, next)
             }
         };
-        let segment = &mut state.segments[at];
-        segment.end = position.offset;
         let kept = segment.path.with_extension("damaged");
-        let linked = fs::hard_link(&segment.path, &kept);
+        match fs::hard_link(&segment.path, &kept) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                log::warn!("failed to link `{}`: {error}", kept.display());
+            }
+            _ => {}
+        }
         log::error!(
-            "`{}` is damaged at byte {}: visits {} to {} cannot be read; the file is kept as `{}` ({})",
+            "`{}` is damaged at byte {damaged}: visits {} to {} cannot be read; the file is kept as `{}`",
             segment.path.display(),
-            position.offset,
             position.sequence,
             after - 1,
             kept.display(),
-            linked.map_or_else(|error| error.to_string(), |()| "linked".into()),
         );
+        *position = Position { sequence: after, offset, ..*position };
         Ok(())
     }
 
@@ -295,7 +310,10 @@ impl Backlog for Spool {
             let next = read_record(&*file, offset, &mut record)?.filter(|next| *next <= end);
             let whole = next.zip(split(&record)).filter(|(_, (first, ..))| *first == position.sequence);
             let Some((next, (_, count, lines))) = whole else {
-                self.set_aside(&position)?;
+                if message.count > 0 {
+                    break;
+                }
+                self.step_over(&mut position, &*file, end)?;
                 continue;
             };
             if message.count > 0 && message.body.len() + lines.len() > max_bytes {
@@ -447,8 +465,8 @@ fn read_confirmed(file: &File) -> io::Result<Option<u64>> {
     Ok(intact.then_some(u64::from_le_bytes(*sequence)))
 }
 
-/// Every segment, oldest first, each with its true end.
-fn open_segments(folder: &Path) -> Result<VecDeque<Segment>, OpenError> {
+/// Every segment, oldest first, each with its true end; and the next sequence.
+fn open_segments(folder: &Path) -> Result<(VecDeque<Segment>, u64), OpenError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(at(folder))? {
         let path = entry.map_err(at(folder))?.path();
@@ -460,52 +478,71 @@ fn open_segments(folder: &Path) -> Result<VecDeque<Segment>, OpenError> {
     paths.sort();
     let newest = paths.len().saturating_sub(1);
     let mut segments = VecDeque::new();
+    let mut next = FIRST_SEQUENCE;
     for (index, (first, path)) in paths.into_iter().enumerate() {
         let file: Arc<dyn DiskFile> = Arc::new(open_file(&path).map_err(at(&path))?);
         // Only the newest can end in a torn append or in preallocated zeros: the others are sealed.
-        let end = if index == newest { replay(first, &file).map(|(end, _)| end) } else { file.len() };
-        segments.push_back(Segment { first, end: end.map_err(at(&path))?, path, file });
-    }
-    Ok(segments)
-}
-
-/// Cuts off what follows the last whole record; returns the end in bytes and the next sequence.
-fn replay(first: u64, file: &Arc<dyn DiskFile>) -> io::Result<(u64, u64)> {
-    let mut next = first;
-    let journal = Journal::open(file.clone(), |record| match split(record) {
-        Some((sequence, count, _)) if sequence == next => {
-            next += u64::from(count);
-            true
+        let end;
+        if index == newest {
+            (end, next) = replay(first, &*file).map_err(at(&path))?;
+        } else {
+            end = file.len().map_err(at(&path))?;
         }
-        _ => false,
-    })?;
-    Ok((journal.end(), next))
+        segments.push_back(Segment { first, end, path, file });
+    }
+    Ok((segments, next))
 }
 
-/// The next sequence, and where the first unconfirmed record stands.
-fn locate(
-    segments: VecDeque<Segment>,
-    confirmed: Option<u64>,
-) -> io::Result<(VecDeque<Segment>, u64, Position)> {
-    let Some(newest) = segments.back() else {
-        let next = confirmed.unwrap_or(FIRST_SEQUENCE);
-        return Ok((segments, next, Position { sequence: next, segment: next, offset: 0 }));
+/// Cuts off what follows the newest segment's last whole record, durably; returns its end in bytes and the
+/// next sequence. What stands behind a damaged place counts: its numbers were given away.
+fn replay(first: u64, file: &dyn DiskFile) -> io::Result<(u64, u64)> {
+    let (mut end, mut next, mut record) = (0, first, Vec::new());
+    loop {
+        while let Some(behind) = read_record(file, end, &mut record)?
+            && let Some((sequence, count, _)) = split(&record)
+            && sequence >= next
+        {
+            end = behind;
+            next = sequence + u64::from(count);
+        }
+        match find_record(file, end)? {
+            Some(behind) => end = behind,
+            None => break,
+        }
+    }
+    file.set_len(end)?;
+    file.sync()?;
+    Ok((end, next))
+}
+
+/// Where the first unconfirmed record stands.
+fn locate(segments: &VecDeque<Segment>, next: u64, confirmed: Option<u64>) -> io::Result<Position> {
+    let Some(oldest) = segments.front().map(|oldest| oldest.first) else {
+        return Ok(Position { sequence: next, segment: next, offset: 0 });
     };
-    let next = replay(newest.first, &newest.file)?.1.max(confirmed.unwrap_or(0));
-    let oldest = segments[0].first;
     let sequence = confirmed.unwrap_or(oldest).max(oldest);
     let holder = segments.iter().rev().find(|segment| segment.first <= sequence).unwrap_or(&segments[0]);
     let mut position = Position { sequence: holder.first, segment: holder.first, offset: 0 };
     let mut record = Vec::new();
-    while position.sequence < sequence && position.offset < holder.end {
-        let Some(offset) = read_record(&*holder.file, position.offset, &mut record)? else { break };
+    while position.offset < holder.end {
+        let Some(end) = read_record(&*holder.file, position.offset, &mut record)? else {
+            // It may be damaged where everything is confirmed.
+            let behind = find_record(&*holder.file, position.offset)?.filter(|behind| *behind < holder.end);
+            let Some(behind) = behind else { break };
+            position.offset = behind;
+            continue;
+        };
         let Some((first, count, _)) = split(&record) else { break };
+        position.sequence = first;
+        if first >= sequence {
+            break;
+        }
         position.sequence = first + u64::from(count);
-        position.offset = offset;
+        position.offset = end;
     }
     // At the end of a journal that holds nothing newer, the confirmed sequence stands for itself.
     position.sequence = position.sequence.max(sequence.min(next));
-    Ok((segments, next, position))
+    Ok(position)
 }
 
 /// Creates an empty segment; its name is durable.
