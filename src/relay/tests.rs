@@ -251,7 +251,7 @@ fn a_broker_that_says_nothing_any_more_is_left() {
 
 #[test]
 fn visits_arrive_in_order_when_confirms_do() {
-    let deeds = vec![Deed::ConfirmsOldest, Deed::LosesTheConnection, Deed::ConfirmsOldest];
+    let deeds = [Deed::ConfirmsOldest, Deed::LosesTheConnection, Deed::ConfirmsOldest];
     let world = relay(deeds.repeat(5));
     assert!(world.order.is_sorted());
 }

@@ -6,7 +6,7 @@ use crate::Outcome;
 use crate::broker::Broker;
 use crate::client::{Load, all_written_once, metric, ready};
 use crate::crashes::at_fixed_port;
-use crate::program::{Launch, audit, lines, wait_until};
+use crate::program::{Launch, audit, lines};
 
 /// How long a cluster may take to find its way back, on a busy machine.
 const ELECTION_MAX: Duration = Duration::from_secs(180);
