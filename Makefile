@@ -22,7 +22,7 @@ run: ## Build Pixel and start it
 	@exec target/release/pixel
 
 test: ## Run every test
-	@tests/require-rabbitmq
+	@tests/require-packages
 	cargo test --locked
 
 check: lint test ## Run the whole gate
