@@ -6,7 +6,7 @@
 //! successor waiting, should somebody remove the lock file while its holder is paused within a batch.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,8 @@ use crate::written::Mark;
 /// How long a reader may keep its lock on the output before that counts as a failure.
 const READER_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
+/// How much of a file is in memory while it is copied.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// `path` with `.suffix` behind its whole name.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -315,11 +317,12 @@ fn cut_behind(file: &File, path: &Path, length: u64) -> io::Result<()> {
     }
     let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%.fZ").to_string();
     let kept_path = beside(path, &format!("unacknowledged-{time}"));
-    let mut bytes = vec![0; usize::try_from(behind).map_err(io::Error::other)?];
-    read_whole(file, &mut bytes, length)?;
     let kept = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&kept_path)?;
-    DiskFile::write_at(&kept, &bytes, 0)?;
-    kept.sync_all()?;
+    if let Err(error) = copy_behind(file, length, &kept).and_then(|()| kept.sync_all()) {
+        // The next try makes another.
+        let _ = fs::remove_file(&kept_path);
+        return Err(error);
+    }
     sync_folder(folder_of(path))?;
     file.set_len(length)?;
     file.sync_data()?;
@@ -329,6 +332,22 @@ fn cut_behind(file: &File, path: &Path, length: u64) -> io::Result<()> {
         kept_path.display()
     );
     Ok(())
+}
+
+/// Copies what stands behind `from`, in pieces: others may have appended any amount.
+fn copy_behind(file: &File, mut from: u64, mut copy: &File) -> io::Result<()> {
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match DiskFile::read_at(file, &mut piece, from) {
+            Ok(0) => return Ok(()),
+            Ok(read) => {
+                copy.write_all(&piece[..read])?;
+                from += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]

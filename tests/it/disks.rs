@@ -294,6 +294,40 @@ fn rotated_under_load_and_killed_every_visit_is_in_one_of_the_files() -> Outcome
     Ok(())
 }
 
+/// What a start cuts off it keeps beside; on a full disk each try left another half of it.
+#[test]
+fn a_start_on_a_full_disk_leaves_no_halves_of_what_it_cuts_off() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let output = folder.path().join("visits.log");
+    let Some(faults) = Faults::new(folder.path())? else { return Ok(()) };
+    let launch = Launch::new("pixel", folder.path()).with("format", "ndjson").before(&faults.preload());
+    let (launch, address) = at_fixed_port(launch);
+    let mut pixel = launch.start()?;
+    let load = Load::start(&[address], 4);
+    load.wait_for(60)?;
+    let unready = |pixel: &mut crate::program::Program| -> Outcome {
+        let admin = pixel.admin()?;
+        wait_until("an unready program", || ready(admin).is_ok_and(|(status, _)| status == 503))
+    };
+    // Lines stand in the output, and the ledger does not know them.
+    faults.begin("sync,truncate", "EIO", "visits.log")?;
+    unready(&mut pixel)?;
+    pixel.kill()?;
+    faults.begin("write", "ENOSPC", "Z")?;
+    pixel = launch.start()?;
+    unready(&mut pixel)?;
+    load.wait_for(300)?;
+    let halves = fs::read_dir(folder.path())?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.to_string_lossy().contains("unacknowledged"))
+        .count();
+    assert!(halves <= 1, "{halves} files");
+    faults.end()?;
+    load.wait_for(60)?;
+    verify(load, &output)?;
+    pixel.stop()
+}
+
 #[test]
 fn a_disk_that_reports_errors_loses_and_repeats_nothing() -> Outcome {
     let folder = tempfile::tempdir()?;
