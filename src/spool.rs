@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use uuid::Uuid;
 
 use crate::collect::{StoreError, VisitStore};
-use crate::disk::{DiskFile, read_whole, sync_folder};
+use crate::disk::{DiskFile, folder_of, read_whole, sync_folder};
 use crate::journal::{Journal, find_record, read_record, record_bytes};
 use crate::relay::{Backlog, Position, Reading};
 use crate::wire::Message;
@@ -121,7 +121,7 @@ impl Spool {
     }
 
     fn open_slot(folder: PathBuf, max_bytes: u64) -> Result<Self, OpenError> {
-        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        create_folder(&folder).map_err(at(&folder))?;
         let lock = hold(&folder.join("lock"))?;
         let (segments, next) = open_segments(&folder)?;
         let producer = producer(&folder, segments.is_empty())?;
@@ -408,6 +408,24 @@ fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
 fn store_error(path: &Path) -> impl Fn(io::Error) -> StoreError {
     let path = path.display().to_string();
     move |error| StoreError::Disk { path: path.clone(), error }
+}
+
+/// Creates the folder and those above it. Their names are durable: a power cut must not take away a folder
+/// whose files are synced.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    if !folder.is_dir() {
+        let above = folder_of(folder);
+        if above == folder {
+            // The folder that this process was started in is gone.
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        create_folder(above)?;
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => sync_folder(above)?,
+        }
+    }
+    Ok(())
 }
 
 fn open_file(path: &Path) -> io::Result<File> {

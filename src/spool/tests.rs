@@ -53,6 +53,17 @@ fn fill(spool: &Spool, groups: usize) {
 }
 
 #[test]
+fn a_folder_is_made_with_those_above_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let deep = folder.path().join("a/b/c");
+    open(&deep).append(b"a\n", 1).expect("there is room");
+    assert_eq!(unconfirmed(&open(&deep)), numbered([(1, "a")]));
+    fs::write(folder.path().join("file"), "").expect("the disk works");
+    assert!(Spool::open(&folder.path().join("file"), 1, CAP).is_err());
+    assert!(Spool::open(&folder.path().join("file/under"), 1, CAP).is_err());
+}
+
+#[test]
 fn a_restart_goes_on_with_the_numbers_and_with_what_is_not_confirmed() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = open(folder.path());
