@@ -83,8 +83,6 @@ pub trait VisitLog {
     /// Removes what was appended and not settled, durably, and makes the log ready for the next
     /// append: opens the file again where it was renamed, removed or could not be opened. Lets others in.
     fn retract(&mut self) -> Result<(), VisitLogError>;
-    /// Looks after the file while there is nothing to write: see `retract`.
-    fn tend(&mut self) -> Result<(), VisitLogError>;
 }
 
 /// The output file refuses.
@@ -164,7 +162,8 @@ pub trait Ledger {
     /// # Errors
     /// What failed. Then the entry may stand on disk until `repair` has succeeded.
     fn commit(&mut self, entry: &Entry) -> Result<(), LedgerError>;
-    /// Removes what a failed `commit` left, durably.
+    /// Removes what a failed `commit` left, durably, and makes the ledger ready for the next: writes it anew
+    /// where its file was removed.
     fn repair(&mut self) -> Result<(), LedgerError>;
 }
 
@@ -216,7 +215,8 @@ impl Recorder<'_> {
         while !stop.load(Ordering::Relaxed) {
             let batch = inbox.receive(TICK)?;
             if batch.is_empty() {
-                self.attempt(|recorder| Ok(recorder.visit_log.tend()?))?;
+                // Looks after output and ledger, too: somebody may have moved or removed them.
+                self.attempt(Self::recover)?;
                 continue;
             }
             let plan = self.plan(&batch);
@@ -382,7 +382,7 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// Undoes what a failed `write` left. The ledger first: were the lines cut off before, a crash in
+    /// Undoes what a failed `write` left, and makes output and ledger ready for the next. The ledger first: were the lines cut off before, a crash in
     /// between would leave a ledger that counts lines which are gone.
     fn recover(&mut self) -> Result<(), StepError> {
         self.visit_log.check()?;

@@ -221,10 +221,6 @@ impl VisitLog for OutputFile {
         }
         self.refresh().map_err(&failed)
     }
-
-    fn tend(&mut self) -> Result<(), VisitLogError> {
-        self.retract()
-    }
 }
 
 /// The end of a file: what is appended there is provisional until it is settled.

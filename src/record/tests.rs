@@ -176,9 +176,6 @@ impl VisitLog for MemoryLog<'_> {
         }
         outcome
     }
-    fn tend(&mut self) -> Result<(), VisitLogError> {
-        self.retract()
-    }
 }
 
 struct MemoryLedger<'a> {
@@ -345,9 +342,6 @@ impl VisitLog for DiskLog {
     }
     fn retract(&mut self) -> Result<(), VisitLogError> {
         self.0.retract().map_err(failed)
-    }
-    fn tend(&mut self) -> Result<(), VisitLogError> {
-        self.retract()
     }
 }
 

@@ -228,6 +228,9 @@ fn a_ledger_that_is_deleted_is_written_anew() -> Outcome {
     let ledger = folder.path().join("visits.log.ledger");
     let (launch, address) = at_fixed_port(Launch::new("pixel", folder.path()).with("format", "ndjson"));
     let mut pixel = launch.start()?;
+    wait_until("a ledger", || ledger.exists())?;
+    fs::remove_file(&ledger)?;
+    wait_until("a new ledger, without a visit", || ledger.exists())?;
     let load = Load::start(&[address], 4);
     for deed in ["remove", "replace", "remove"] {
         load.wait_for(150)?;
