@@ -34,6 +34,6 @@ lint: ## Formatting, lints, documentation
 
 include deploy/compose.mk
 include bench/bench.mk
--include tests/chaos.mk
+include tests/chaos.mk
 
 .PHONY: help run test check lint
