@@ -311,7 +311,7 @@ fn a_paused_storage_that_wakes_up_after_the_takeover_does_not_write() -> Outcome
         let mut standby = system.storage.spawn()?;
         standby.wait_for_log("standing by")?;
         system.load.wait_for(150)?;
-        system.writer.signal(Signal::STOP)?;
+        system.writer.pause()?;
         let written = lines(&system.output).len();
         system.load.wait_for(100)?;
         assert!(lines(&system.output).len() <= written, "only the holder of the lock writes");
@@ -320,7 +320,7 @@ fn a_paused_storage_that_wakes_up_after_the_takeover_does_not_write() -> Outcome
         wait_until("it to go on", || lines(&system.output).len() > written)?;
 
         system.load.wait_for(100)?;
-        system.writer.signal(Signal::STOP)?;
+        system.writer.pause()?;
         fs::remove_file(&lock)?;
         // It may be paused within a batch, and then the standby waits for that.
         let until = Instant::now() + Duration::from_secs(3);

@@ -196,6 +196,19 @@ impl Program {
         Ok(kill_process(self.pid()?, signal)?)
     }
 
+    /// Pauses it with SIGSTOP, and returns when none of its threads runs any more: one that is within
+    /// a system call, such as a write, finishes that first.
+    pub fn pause(&self) -> Outcome {
+        self.signal(Signal::STOP)?;
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |task: std::io::Result<fs::DirEntry>| {
+            let stat = task.and_then(|task| fs::read_to_string(task.path().join("stat")));
+            // The state follows the name, which stands in parentheses.
+            stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        };
+        wait_until("a paused program", || fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.all(is_stopped)))
+    }
+
     /// Ends it at once, as `kill -9` does.
     pub fn kill(mut self) -> Outcome {
         self.child.kill()?;
