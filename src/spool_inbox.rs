@@ -13,7 +13,7 @@ use crate::wire::{Origin, Unreadable};
 /// How many bytes a batch has, but for a group that is larger by itself.
 const BATCH_MAX_BYTES: usize = 1 << 20;
 /// How long a small batch waits for more. Each batch costs two fdatasyncs, on the disk that answers
-/// wait for: without the wait, its syncs take a fifth of the visits a second (measured).
+/// wait for: without the wait, 7 to 31 % fewer visits are taken (three noisy rounds).
 const GATHER: Duration = Duration::from_millis(25);
 
 /// Reads a backlog as an inbox.
