@@ -24,7 +24,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A journal in an empty file, or one that is preallocated with zeros.
+    /// A journal without records in `file`, whatever that holds: who reads it has to tell old bytes apart.
     pub fn create(file: Arc<dyn DiskFile>) -> Self {
         Journal { file, end: 0, torn: false }
     }
@@ -43,7 +43,7 @@ impl Journal {
             }
             end = next;
         }
-        if find_record(&*file, end)?.is_some() {
+        if find_record(&*file, end, |_| true)?.is_some() {
             let text = format!("it is damaged at byte {end}, and goes on behind that");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
@@ -130,8 +130,13 @@ pub fn read_record(file: &dyn DiskFile, offset: u64, payload: &mut Vec<u8>) -> i
     Ok((whole && intact).then_some(next))
 }
 
-/// Looks for a whole record behind `from`, where none stands; returns where it starts.
-pub fn find_record(file: &dyn DiskFile, from: u64) -> io::Result<Option<u64>> {
+/// Looks behind `from`, where none stands, for a whole record whose payload `is_wanted`; returns where it
+/// starts.
+pub fn find_record(
+    file: &dyn DiskFile,
+    from: u64,
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> io::Result<Option<u64>> {
     let left = usize::try_from(file.len()?.saturating_sub(from)).map_err(io::Error::other)?;
     let mut bytes = vec![0; left];
     read_whole(file, &mut bytes, from)?;
@@ -142,7 +147,7 @@ pub fn find_record(file: &dyn DiskFile, from: u64) -> io::Result<Option<u64>> {
         let Some((header, rest)) = bytes[*place..].split_first_chunk::<HEADER_BYTES>() else { return false };
         let [l0, l1, l2, l3, crc @ ..] = *header;
         let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        let payload = rest.get(..len).filter(|payload| !payload.is_empty());
+        let payload = rest.get(..len).filter(|payload| !payload.is_empty() && is_wanted(payload));
         payload.is_some_and(|payload| checksum(&header[..4], payload) == u32::from_le_bytes(crc))
     };
     Ok((1..left).find(is_record).map(|place| from + place as u64))

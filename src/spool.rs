@@ -1,34 +1,33 @@
 //! The spool: a durable queue of visits on disk, numbered by this producer.
 //!
 //! A folder of segments, each a journal named after its first sequence. Appending is one write into a
-//! preallocated segment and one fdatasync. What the broker confirmed is forgotten by deleting whole
-//! segments; the file `confirmed` remembers the rest, and may lag: the ledger drops what is sent twice.
-//! The newest segment is never deleted, as it carries the next sequence.
+//! preallocated segment and one fdatasync. What the broker confirmed is forgotten by whole segments, whose
+//! files are used again; the file `confirmed` remembers the rest, and may lag: the ledger drops what is
+//! sent twice. The newest segment is never given up, as it carries the next sequence.
+
+mod open;
+mod segment;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 use uuid::Uuid;
 
+pub use self::open::OpenError;
+use self::open::{Opened, open};
+use self::segment::{
+    PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, follows, give_up, preallocate,
+    remove_spare, split,
+};
 use crate::collect::{StoreError, VisitStore};
-use crate::disk::{DiskFile, folder_of, read_whole, sync_folder};
+use crate::disk::DiskFile;
 use crate::journal::{Journal, find_record, read_record, record_bytes};
 use crate::relay::{Backlog, Position, Reading};
 use crate::wire::Message;
-
-/// A segment's size: large enough that creating one is rare, small enough that a disk nearly full is
-/// used to its end.
-const SEGMENT_MAX_BYTES: u64 = 8 << 20;
-const SEGMENT_MIN_BYTES: u64 = 64 << 10;
-const SEGMENT_SUFFIX: &str = ".spool";
-const FIRST_SEQUENCE: u64 = 1;
-/// The sequence of a record's first visit and the number of its visits.
-const PREFIX_BYTES: usize = 12;
 
 /// A spool that this process holds. Clones of the `Arc` share it: workers append, one reader reads.
 pub struct Spool {
@@ -57,49 +56,6 @@ struct State {
     confirmed: Position,
 }
 
-struct Segment {
-    first: u64,
-    end: u64,
-    path: PathBuf,
-    file: Arc<dyn DiskFile>,
-}
-
-/// Why a spool cannot be opened.
-#[derive(Debug)]
-pub enum OpenError {
-    /// Another process holds it.
-    Held {
-        /// The lock file.
-        path: PathBuf,
-        /// The holder's process id, as it wrote it.
-        holder: String,
-    },
-    /// The disk refused.
-    Disk {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-}
-
-impl std::fmt::Display for OpenError {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            OpenError::Held { path, holder } => write!(
-                formatter,
-                "the spool is held by process {holder} (its lock is `{}`): give each process its own --spool-dir",
-                path.display()
-            ),
-            OpenError::Disk { path, error } => {
-                write!(formatter, "failed to open the spool at `{}`: {error}", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
 impl Spool {
     /// Opens the spool in `folder`, creating it where it is absent. With `slots` over 1 the spool is
     /// the first free one of the subfolders `0` to `slots - 1`, so that replicas can share a volume.
@@ -121,22 +77,7 @@ impl Spool {
     }
 
     fn open_slot(folder: PathBuf, max_bytes: u64) -> Result<Self, OpenError> {
-        create_folder(&folder).map_err(at(&folder))?;
-        let lock = hold(&folder.join("lock"))?;
-        let (segments, next) = open_segments(&folder)?;
-        let producer = producer(&folder, segments.is_empty())?;
-        let confirmed_path = folder.join("confirmed");
-        let confirmed_file = open_file(&confirmed_path).map_err(at(&confirmed_path))?;
-        if segments.is_empty() {
-            // It belongs to numbers that are no longer this producer's.
-            confirmed_file
-                .set_len(0)
-                .and_then(|()| confirmed_file.sync_all())
-                .map_err(at(&confirmed_path))?;
-        }
-        let confirmed = read_confirmed(&confirmed_file).map_err(at(&confirmed_path))?;
-        let next = next.max(confirmed.unwrap_or(FIRST_SEQUENCE));
-        let confirmed = locate(&segments, next, confirmed).map_err(at(&folder))?;
+        let Opened { lock, producer, confirmed_file, segments, next, confirmed } = open(&folder)?;
         let (bell, bell_rings) = crossbeam_channel::bounded(1);
         let segment_bytes = (max_bytes / 4).clamp(SEGMENT_MIN_BYTES, SEGMENT_MAX_BYTES);
         let spool = Spool {
@@ -185,7 +126,8 @@ impl Spool {
     /// the segment's end. The audit shows the gap, and a link keeps the segment for a person to look at.
     fn step_over(&self, position: &mut Position, file: &dyn DiskFile, end: u64) -> io::Result<()> {
         let mut record = Vec::new();
-        let behind = find_record(file, position.offset)?.filter(|behind| *behind < end);
+        let behind = find_record(file, position.offset, follows(position.sequence))?;
+        let behind = behind.filter(|behind| *behind < end);
         let first = match behind {
             Some(behind) => read_record(file, behind, &mut record)?.and_then(|_| split(&record)),
             None => None,
@@ -229,12 +171,14 @@ impl Spool {
             journal.seal().map_err(store_error(&self.folder))?;
             writer.active = None;
         }
-        let path = self.folder.join(format!("{next:020}{SEGMENT_SUFFIX}"));
-        let file: Arc<dyn DiskFile> =
-            Arc::new(create_segment(&self.folder, &path).map_err(store_error(&path))?);
+        let path = segment::path(&self.folder, next);
+        let wanted = self.segment_bytes.max(needed);
+        let created = create(&self.folder, &path, needed.max(wanted / 8 * 7));
+        let (file, mut capacity) = created.map_err(store_error(&path))?;
+        let file: Arc<dyn DiskFile> = Arc::new(file);
         let mut state = self.state();
         if state.segments.back().is_some_and(|newest| newest.first == next) {
-            // It was left empty, and its file is the one that was just emptied again.
+            // It was left empty, and its name is the other file's now.
             state.segments.pop_back();
         }
         if state.segments.is_empty() {
@@ -245,8 +189,11 @@ impl Spool {
         // The new name carries the next sequence from here on: the segment before it may go, and on a
         // disk that is full it has to.
         self.forget(self.confirmed());
-        let capacity = preallocate(&*file, self.segment_bytes.max(needed), needed);
-        let capacity = capacity.map_err(store_error(&path))?;
+        if capacity == 0 {
+            // It may need the room of the one that was just given up.
+            let filled = remove_spare(&self.folder).and_then(|()| preallocate(&*file, wanted, needed));
+            capacity = filled.map_err(store_error(&path))?;
+        }
         writer.active = Some((Journal::create(file), capacity));
         Ok(())
     }
@@ -357,7 +304,7 @@ impl Backlog for Spool {
             log::warn!("failed to note what is confirmed in `{}`: {error}", self.folder.display());
         }
         for segment in obsolete {
-            if let Err(error) = fs::remove_file(&segment.path) {
+            if let Err(error) = give_up(&self.folder, &segment.path) {
                 log::warn!("failed to remove `{}`: {error}", segment.path.display());
             }
         }
@@ -393,207 +340,9 @@ impl State {
     }
 }
 
-/// A record's first sequence, count and lines.
-fn split(record: &[u8]) -> Option<(u64, u32, &[u8])> {
-    let (first, rest) = record.split_first_chunk::<8>()?;
-    let (count, lines) = rest.split_first_chunk::<4>()?;
-    Some((u64::from_le_bytes(*first), u32::from_le_bytes(*count), lines))
-}
-
-fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
-    let path = path.to_path_buf();
-    move |error| OpenError::Disk { path: path.clone(), error }
-}
-
 fn store_error(path: &Path) -> impl Fn(io::Error) -> StoreError {
     let path = path.display().to_string();
     move |error| StoreError::Disk { path: path.clone(), error }
-}
-
-/// Creates the folder and those above it. Their names are durable: a power cut must not take away a folder
-/// whose files are synced.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    if !folder.is_dir() {
-        let above = folder_of(folder);
-        if above == folder {
-            // The folder that this process was started in is gone.
-            return Err(io::Error::from(io::ErrorKind::NotFound));
-        }
-        create_folder(above)?;
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => sync_folder(above)?,
-        }
-    }
-    Ok(())
-}
-
-fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)
-}
-
-fn hold(path: &Path) -> Result<File, OpenError> {
-    let mut file = open_file(path).map_err(at(path))?;
-    if let Err(error) = fs2::FileExt::try_lock_exclusive(&file) {
-        if error.kind() != io::ErrorKind::WouldBlock {
-            return Err(OpenError::Disk { path: path.into(), error });
-        }
-        let mut holder = String::new();
-        file.read_to_string(&mut holder).map_err(at(path))?;
-        return Err(OpenError::Held { path: path.into(), holder: holder.trim().into() });
-    }
-    // The id is for people; the lock is flock's.
-    let written = file.set_len(0).and_then(|()| file.rewind());
-    written.and_then(|()| writeln!(file, "{}", std::process::id())).map_err(at(path))?;
-    Ok(file)
-}
-
-/// The spool's UUID, made and made durable when it has no segments: without them nobody knows which
-/// numbers the old UUID has given away, and a visit under a number that was used is taken for a duplicate.
-fn producer(folder: &Path, is_new: bool) -> Result<Uuid, OpenError> {
-    let path = folder.join("producer");
-    match fs::read_to_string(&path) {
-        Ok(text) if !is_new => Uuid::parse_str(text.trim())
-            .map_err(|error| at(&path)(io::Error::new(io::ErrorKind::InvalidData, error))),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
-        _ => {
-            let producer = Uuid::new_v4();
-            let draft = folder.join("producer.new");
-            let write = || {
-                let mut file = File::create(&draft)?;
-                writeln!(file, "{producer}")?;
-                file.sync_all()?;
-                fs::rename(&draft, &path)?;
-                sync_folder(folder)
-            };
-            write().map_err(at(&path))?;
-            Ok(producer)
-        }
-    }
-}
-
-/// The first sequence that is not confirmed; `None` where the note is absent or torn.
-fn read_confirmed(file: &File) -> io::Result<Option<u64>> {
-    let mut note = [0; 12];
-    if !read_whole(file, &mut note, 0)? {
-        return Ok(None);
-    }
-    let (sequence, crc) = note.split_first_chunk::<8>().expect("the note has 12 bytes");
-    let intact = crc32fast::hash(sequence).to_le_bytes() == crc;
-    Ok(intact.then_some(u64::from_le_bytes(*sequence)))
-}
-
-/// Every segment, oldest first, each with its true end; and the next sequence.
-fn open_segments(folder: &Path) -> Result<(VecDeque<Segment>, u64), OpenError> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
-        let path = entry.map_err(at(folder))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(first) = name.strip_suffix(SEGMENT_SUFFIX).and_then(|first| first.parse().ok()) {
-            paths.push((first, path));
-        }
-    }
-    paths.sort();
-    let newest = paths.len().saturating_sub(1);
-    let mut segments = VecDeque::new();
-    let mut next = FIRST_SEQUENCE;
-    for (index, (first, path)) in paths.into_iter().enumerate() {
-        let file: Arc<dyn DiskFile> = Arc::new(open_file(&path).map_err(at(&path))?);
-        // Only the newest can end in a torn append or in preallocated zeros: the others are sealed.
-        let end;
-        if index == newest {
-            (end, next) = replay(first, &*file).map_err(at(&path))?;
-        } else {
-            end = file.len().map_err(at(&path))?;
-        }
-        segments.push_back(Segment { first, end, path, file });
-    }
-    Ok((segments, next))
-}
-
-/// Cuts off what follows the newest segment's last whole record, durably; returns its end in bytes and the
-/// next sequence. What stands behind a damaged place counts: its numbers were given away.
-fn replay(first: u64, file: &dyn DiskFile) -> io::Result<(u64, u64)> {
-    let (mut end, mut next, mut record) = (0, first, Vec::new());
-    loop {
-        while let Some(behind) = read_record(file, end, &mut record)?
-            && let Some((sequence, count, _)) = split(&record)
-            && sequence >= next
-        {
-            end = behind;
-            next = sequence + u64::from(count);
-        }
-        match find_record(file, end)? {
-            Some(behind) => end = behind,
-            None => break,
-        }
-    }
-    file.set_len(end)?;
-    file.sync()?;
-    Ok((end, next))
-}
-
-/// Where the first unconfirmed record stands.
-fn locate(segments: &VecDeque<Segment>, next: u64, confirmed: Option<u64>) -> io::Result<Position> {
-    let Some(oldest) = segments.front().map(|oldest| oldest.first) else {
-        return Ok(Position { sequence: next, segment: next, offset: 0 });
-    };
-    let sequence = confirmed.unwrap_or(oldest).max(oldest);
-    let holder = segments.iter().rev().find(|segment| segment.first <= sequence).unwrap_or(&segments[0]);
-    let mut position = Position { sequence: holder.first, segment: holder.first, offset: 0 };
-    let mut record = Vec::new();
-    while position.offset < holder.end {
-        let Some(end) = read_record(&*holder.file, position.offset, &mut record)? else {
-            // It may be damaged where everything is confirmed.
-            let behind = find_record(&*holder.file, position.offset)?.filter(|behind| *behind < holder.end);
-            let Some(behind) = behind else { break };
-            position.offset = behind;
-            continue;
-        };
-        let Some((first, count, _)) = split(&record) else { break };
-        position.sequence = first;
-        if first >= sequence {
-            break;
-        }
-        position.sequence = first + u64::from(count);
-        position.offset = end;
-    }
-    // At the end of a journal that holds nothing newer, the confirmed sequence stands for itself.
-    position.sequence = position.sequence.max(sequence.min(next));
-    Ok(position)
-}
-
-/// Creates an empty segment; its name is durable.
-fn create_segment(folder: &Path, path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(true).mode(0o640).open(path)?;
-    file.sync_all()?;
-    sync_folder(folder)?;
-    Ok(file)
-}
-
-/// Fills a segment with zeros, up to `wanted` bytes, or as many as the disk has where that is at least
-/// `needed`; returns how many. So an append writes no metadata (measured: 1.7 times the appends a
-/// second), and a disk runs full here, not in the middle of a record.
-fn preallocate(file: &dyn DiskFile, wanted: u64, needed: u64) -> io::Result<u64> {
-    let zeros = vec![0; SEGMENT_MIN_BYTES as usize];
-    let mut filled = 0;
-    let outcome = loop {
-        if filled >= wanted {
-            break Ok(());
-        }
-        match file.write_at(&zeros, filled) {
-            Ok(()) => filled += zeros.len() as u64,
-            Err(_) if filled >= needed => break file.set_len(filled),
-            Err(error) => break Err(error),
-        }
-    };
-    if let Err(error) = outcome.and_then(|()| file.sync()) {
-        // Gives the room back.
-        let _ = file.set_len(0);
-        return Err(error);
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The spool on a real disk: what survives a restart, and that a number is never given away twice.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use proptest::prelude::*;
 
@@ -46,7 +47,7 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Ten groups of one visit of 20 KB each: at a cap of 1 MiB a segment of 256 KiB holds twelve.
+/// Groups of one visit of 20 KB each: at a cap of 1 MiB a segment of 256 KiB holds thirteen.
 fn fill(spool: &Spool, groups: usize) {
     let line = format!("{}\n", "x".repeat(20_000));
     (0..groups).for_each(|_| spool.append(line.as_bytes(), 1).expect("there is room"));
@@ -201,6 +202,54 @@ fn at_its_cap_it_refuses_until_there_is_room() {
     spool.forget(reading.end);
     fill(&spool, 1);
     assert_eq!(spool.visits(), 52);
+}
+
+/// Its file is full of visits with valid checksums then, which were confirmed long ago.
+#[test]
+fn a_file_that_is_used_again_shows_nothing_of_its_last_use() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    fill(&spool, 14);
+    let inode = |path: &Path| fs::metadata(path).expect("it is there").ino();
+    let oldest = segments(folder.path()).remove(0);
+    let used = inode(&oldest);
+    spool.forget(spool.read(spool.confirmed(), CAP as usize).expect("readable").expect("groups").end);
+    assert!(!oldest.exists());
+    fill(&spool, 13);
+    let newest = segments(folder.path()).pop().expect("there are two");
+    assert_eq!(inode(&newest), used);
+    assert_eq!(fs::metadata(&newest).expect("it is there").len(), 13 * record_bytes(PREFIX_BYTES + 20_001));
+    let expected: Vec<u64> = (15..=27).collect();
+    assert_eq!(unconfirmed(&spool).into_keys().collect::<Vec<_>>(), expected);
+    drop(spool);
+    let whole = fs::read(&newest).expect("readable");
+    for torn in [0, 1, 11, 12, 25, 40] {
+        // The next append, cut short.
+        let mut bytes = whole.clone();
+        let end = record_bytes(PREFIX_BYTES + 20_001) as usize;
+        bytes[end..end + torn].copy_from_slice(&vec![b'7'; torn]);
+        fs::write(&newest, &bytes).expect("the disk works");
+        let spool = open(folder.path());
+        assert_eq!(unconfirmed(&spool).into_keys().collect::<Vec<_>>(), expected, "{torn}");
+        assert_eq!(fs::metadata(&newest).expect("it is there").len() as usize, end, "{torn}");
+    }
+}
+
+/// A person who looks at it finds what was there.
+#[test]
+fn a_damaged_segment_is_not_used_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    fill(&spool, 14);
+    let oldest = segments(folder.path()).remove(0);
+    let damaged = fs::OpenOptions::new().write(true).open(&oldest).expect("it is there");
+    damaged.write_all_at(b"damage", 100).expect("the disk works");
+    let found = fs::read(&oldest).expect("readable");
+    while let Some(reading) = spool.read(spool.confirmed(), 1).expect("readable") {
+        spool.forget(reading.end);
+    }
+    fill(&spool, 30);
+    assert_eq!(fs::read(oldest.with_extension("damaged")).expect("it was kept"), found);
 }
 
 /// A message that spanned the gap numbered the visits behind it as if there were none: read again from
