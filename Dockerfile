@@ -9,7 +9,7 @@ FROM rust:1.95-slim-bookworm AS build
 # Without a version: Debian's stable keeps one, and removes the ones before it.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libssl-dev pkg-config \
+ && apt-get install -y --no-install-recommends libssl-dev make pkg-config \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /pixel
 

@@ -20,7 +20,7 @@ use crate::wire::Message;
 /// A message's size, but for a group that is larger by itself, in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 128 << 10;
 /// How long a small message waits to grow: each costs the broker about as much as hundreds of visits in it.
-pub const GATHER: Duration = Duration::from_millis(25);
+const GATHER: Duration = Duration::from_millis(25);
 /// How many messages may be in flight: at 128 KiB each, 4 MiB.
 const WINDOW_MESSAGES: usize = 32;
 /// How often a quiet session looks whether it is to stop.
