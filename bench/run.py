@@ -37,7 +37,7 @@ DEBIAN_PACKAGES = {
 class Plan:
     """How much of everything one run does."""
     connections: tuple = (64, 256)
-    rounds: int = 5
+    rounds: int = 7
     load_seconds: int = 5
     starts: int = 5
     rate: int = 5_000
