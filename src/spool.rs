@@ -142,12 +142,14 @@ impl Spool {
         let damaged = position.offset;
         let (offset, after) = match behind.zip(first) {
             Some(found) => found,
+            // More was appended in the meantime: there is another look.
+            None if segment.end != end => return Ok(()),
             None => {
                 segment.end = damaged;
                 (damaged, next)
             }
         };
-        let kept = segment.path.with_extension("damaged");
+        let kept = segment.path.with_extension(format!("{}.damaged", self.producer));
         match fs::hard_link(&segment.path, &kept) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 log::warn!("failed to link `{}`: {error}", kept.display());
@@ -173,7 +175,7 @@ impl Spool {
         }
         let path = segment::path(&self.folder, next);
         let wanted = self.segment_bytes.max(needed);
-        let created = create(&self.folder, &path, needed.max(wanted / 8 * 7));
+        let created = create(&self.folder, &path, needed.max(wanted / 8 * 7)..=wanted);
         let (file, mut capacity) = created.map_err(store_error(&path))?;
         let file: Arc<dyn DiskFile> = Arc::new(file);
         let mut state = self.state();

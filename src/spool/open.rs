@@ -11,7 +11,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::segment::{Segment, first_sequence, follows, remove_spare, split};
-use crate::disk::{DiskFile, folder_of, read_whole, sync_folder};
+use crate::disk::{DiskFile, read_whole, sync_folder};
 use crate::journal::{find_record, read_record};
 use crate::relay::Position;
 
@@ -71,11 +71,15 @@ pub struct Opened {
 
 /// Opens the spool in `folder`, creating it where it is absent.
 pub fn open(folder: &Path) -> Result<Opened, OpenError> {
-    create_folder(folder).map_err(at(folder))?;
+    fs::create_dir_all(folder).map_err(at(folder))?;
     let lock = hold(&folder.join("lock"))?;
     // It may hold visits of a producer that is no more.
     remove_spare(folder).map_err(at(folder))?;
     let (segments, next) = open_segments(folder)?;
+    if segments.is_empty() {
+        // Not where they are made: an earlier start may have been killed right behind that.
+        keep_names(folder);
+    }
     let producer = producer(folder, segments.is_empty())?;
     let confirmed_path = folder.join("confirmed");
     let confirmed_file = open_file(&confirmed_path).map_err(at(&confirmed_path))?;
@@ -94,22 +98,15 @@ fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
     move |error| OpenError::Disk { path: path.clone(), error }
 }
 
-/// Creates the folder and those above it. Their names are durable: a power cut must not take away a folder
-/// whose files are synced.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    if !folder.is_dir() {
-        let above = folder_of(folder);
-        if above == folder {
-            // The folder that this process was started in is gone.
-            return Err(io::Error::from(io::ErrorKind::NotFound));
-        }
-        create_folder(above)?;
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => sync_folder(above)?,
+/// Makes the names of a new spool's folder and of those above it durable: a power cut must not take away a
+/// folder whose files are synced. One that was there before has a name already, and may be closed to us.
+fn keep_names(folder: &Path) {
+    for above in folder.ancestors().skip(1) {
+        let above = if above == Path::new("") { Path::new(".") } else { above };
+        if let Err(error) = sync_folder(above) {
+            log::warn!("failed to sync `{}`, which `{}` is in: {error}", above.display(), folder.display());
         }
     }
-    Ok(())
 }
 
 fn open_file(path: &Path) -> io::Result<File> {

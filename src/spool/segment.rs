@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,9 +43,10 @@ pub fn path(folder: &Path, first: u64) -> PathBuf {
     folder.join(format!("{first:020}{SUFFIX}"))
 }
 
-/// The first sequence of the segment at `path`; `None` where it is another file.
+/// The first sequence of the segment at `path`; `None` where it is another file. AMQP's numbers are signed.
 pub fn first_sequence(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()
+    let first: i64 = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
+    first.try_into().ok()
 }
 
 /// A record's first sequence, count and lines.
@@ -57,19 +59,22 @@ pub fn split(record: &[u8]) -> Option<(u64, u32, &[u8])> {
 /// Whether a record may follow where the visit `next` was expected: it is neither of the file's last use,
 /// nor bytes in the middle of another record.
 pub fn follows(next: u64) -> impl Fn(&[u8]) -> bool {
-    move |record| split(record).is_some_and(|(first, ..)| (next..next + VISITS_MAX).contains(&first))
+    move |record| {
+        let ahead = split(record).and_then(|(first, ..)| first.checked_sub(next));
+        ahead.is_some_and(|ahead| ahead < VISITS_MAX)
+    }
 }
 
-/// Makes the file of a segment, the spare one where that has `enough` bytes; its name is durable. Returns how
-/// many bytes can be written to at once: none of a new file.
-pub fn create(folder: &Path, path: &Path, enough: u64) -> io::Result<(File, u64)> {
+/// Makes the file of a segment, the spare one where that has a size that is `wanted`; its name is durable.
+/// Returns how many bytes can be written to at once: none of a new file.
+pub fn create(folder: &Path, path: &Path, wanted: RangeInclusive<u64>) -> io::Result<(File, u64)> {
     let spare = folder.join(SPARE);
     let is_spare = fs::rename(&spare, path).is_ok();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(!is_spare).mode(0o640);
     let file = options.open(path)?;
     let mut capacity = file.metadata()?.len();
-    if capacity < enough {
+    if !wanted.contains(&capacity) {
         // Each use cuts it off behind its last record.
         file.set_len(0)?;
         capacity = 0;

@@ -249,7 +249,8 @@ fn a_damaged_segment_is_not_used_again() {
         spool.forget(reading.end);
     }
     fill(&spool, 30);
-    assert_eq!(fs::read(oldest.with_extension("damaged")).expect("it was kept"), found);
+    let kept = oldest.with_extension(format!("{}.damaged", spool.producer));
+    assert_eq!(fs::read(kept).expect("it was kept"), found);
 }
 
 /// A message that spanned the gap numbered the visits behind it as if there were none: read again from
@@ -281,6 +282,57 @@ fn behind_a_damaged_place_every_visit_keeps_its_number() {
     assert_eq!(kept.filter(|path| path.extension().is_some_and(|name| name == "damaged")).count(), 1);
 }
 
+/// A disk on which something happens while it is searched.
+struct Meanwhile {
+    disk: Arc<dyn DiskFile>,
+    deed: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl DiskFile for Meanwhile {
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let read = self.disk.read_at(buffer, offset)?;
+        if buffer.len() > 100_000
+            && let Some(deed) = self.deed.lock().expect("no panic").take()
+        {
+            deed();
+        }
+        Ok(read)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.write_at(bytes, offset)
+    }
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        self.disk.append(bytes)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.set_len(len)
+    }
+}
+
+/// It was stepped over with the damage, though it was whole.
+#[test]
+fn what_is_appended_while_a_damaged_place_is_searched_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Arc::new(open(folder.path()));
+    spool.append(b"a\n", 1).expect("there is room");
+    spool.append(b"b\n", 1).expect("there is room");
+    let damaged = fs::OpenOptions::new().write(true).open(&segments(folder.path())[0]).expect("it is there");
+    damaged.write_all_at(b"x", 2 * record_bytes(PREFIX_BYTES + 2) - 1).expect("the disk works");
+    let appender = spool.clone();
+    let deed = move || appender.append(b"c\n", 1).expect("there is room");
+    let disk = spool.state().segments[0].file.clone();
+    let disk = Arc::new(Meanwhile { disk, deed: Mutex::new(Some(Box::new(deed))) });
+    spool.state().segments[0].file = disk.clone();
+    assert_eq!(unconfirmed(&spool), numbered([(1, "a"), (3, "c")]));
+    assert!(disk.deed.lock().expect("no panic").is_none());
+}
+
 /// Everything behind it was cut off, and its numbers were given to other visits, which the ledger dropped.
 #[test]
 fn behind_a_damaged_place_of_the_newest_segment_no_number_is_given_away_again() {
@@ -289,6 +341,7 @@ fn behind_a_damaged_place_of_the_newest_segment_no_number_is_given_away_again() 
     ["a\n", "b\n", "c\n", "d\n"]
         .iter()
         .for_each(|line| spool.append(line.as_bytes(), 1).expect("there is room"));
+    let producer = spool.producer;
     drop(spool);
     let path = &segments(folder.path())[0];
     let whole = fs::read(path).expect("readable");
@@ -313,7 +366,7 @@ fn behind_a_damaged_place_of_the_newest_segment_no_number_is_given_away_again() 
         assert_eq!(unconfirmed(&open(folder.path())), left, "damaged at {damaged}, where all is confirmed");
         fs::write(folder.path().join("confirmed"), []).expect("the disk works");
         fs::remove_file(segments(folder.path()).pop().expect("the new one")).expect("it is there");
-        let _ = fs::remove_file(path.with_extension("damaged"));
+        let _ = fs::remove_file(path.with_extension(format!("{producer}.damaged")));
     }
 }
 
