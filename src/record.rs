@@ -24,6 +24,8 @@ use crate::written::{Entry, Mark, Written};
 pub const OUTPUT: &str = "output";
 /// How many refusals of the broker in a row end the recorder.
 pub const REFUSALS_MAX: u32 = 3;
+/// How long an inbox lets a small batch grow. Each costs two fdatasyncs, on the disk that answers wait for.
+pub const GATHER: Duration = Duration::from_millis(100);
 /// How long an idle recorder waits before it looks at the output file and at `stop`.
 const TICK: Duration = Duration::from_millis(250);
 
