@@ -66,7 +66,7 @@ fn verify(load: Load, output: &Path) -> Outcome {
 #[test]
 fn a_full_output_disk_holds_everything_back_until_it_is_freed() -> Outcome {
     let folder = tempfile::tempdir()?;
-    let Some(disk) = SmallDisk::mount(&folder.path().join("out"), "512k")? else { return Ok(()) };
+    let Some(disk) = SmallDisk::mount(&folder.path().join("out"), "16m")? else { return Ok(()) };
     let output = disk.0.join("visits.log");
     let launch = Launch::new("pixel", folder.path()).with("output", &output).with("format", "ndjson");
     let (launch, address) = at_fixed_port(launch);
