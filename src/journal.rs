@@ -34,7 +34,8 @@ impl Journal {
     ///
     /// # Errors
     /// What the system said; `InvalidData` where a whole record follows one that is not: that is no torn
-    /// append but damage, and what is behind it was acknowledged. `record` returns `false` to end the journal before the record it was given.
+    /// append but damage, and what is behind it was acknowledged. `record` returns `false` to end the journal
+    /// before the record it was given.
     pub fn open(file: Arc<dyn DiskFile>, mut record: impl FnMut(&[u8]) -> bool) -> io::Result<Self> {
         let (mut end, mut payload) = (0, Vec::new());
         while let Some(next) = read_record(&*file, end, &mut payload)? {

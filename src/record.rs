@@ -384,8 +384,8 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// Undoes what a failed `write` left, and makes output and ledger ready for the next. The ledger first: were the lines cut off before, a crash in
-    /// between would leave a ledger that counts lines which are gone.
+    /// Undoes what a failed `write` left, and makes output and ledger ready for the next. The ledger first:
+    /// were the lines cut off before, a crash in between would leave a ledger that counts lines which are gone.
     fn recover(&mut self) -> Result<(), StepError> {
         self.visit_log.check()?;
         self.ledger.repair()?;

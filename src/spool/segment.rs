@@ -69,6 +69,7 @@ pub fn follows(next: u64) -> impl Fn(&[u8]) -> bool {
 /// Returns how many bytes can be written to at once: none of a new file.
 pub fn create(folder: &Path, path: &Path, wanted: RangeInclusive<u64>) -> io::Result<(File, u64)> {
     let spare = folder.join(SPARE);
+    // Where there is none, or none to be had, a new file does.
     let is_spare = fs::rename(&spare, path).is_ok();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(!is_spare).mode(0o640);
