@@ -8,6 +8,7 @@
 mod open;
 mod segment;
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
@@ -278,8 +279,12 @@ impl Backlog for Spool {
 
     fn bytes_after(&self, from: Position) -> u64 {
         let state = self.state();
-        let later = state.segments.iter().filter(|segment| segment.first >= from.segment);
-        later.map(|segment| segment.end).sum::<u64>().saturating_sub(from.offset)
+        let left = state.segments.iter().map(|segment| match segment.first.cmp(&from.segment) {
+            Less => 0,
+            Equal => segment.end.saturating_sub(from.offset),
+            Greater => segment.end,
+        });
+        left.sum()
     }
 
     fn forget(&self, up_to: Position) {

@@ -176,14 +176,20 @@ fn segments_are_read_across_and_forgotten_one_by_one() {
         assert_eq!(count, messages, "{max_bytes}");
     }
     let mut left = segments(folder.path()).len();
+    let mut behind_the_first = spool.confirmed();
     for confirmed in 1..=40 {
         let reading = spool.read(spool.confirmed(), 1).expect("readable").expect("a group");
+        if reading.end.segment == behind_the_first.segment {
+            behind_the_first = reading.end;
+        }
         spool.forget(reading.end);
         assert_eq!(spool.visits(), 40 - confirmed);
         assert!(segments(folder.path()).len() <= left);
         left = segments(folder.path()).len();
     }
     assert_eq!((left, spool.bytes()), (1, 0), "the newest carries the next number");
+    let newest = spool.state().segments[0].end;
+    assert_eq!(spool.bytes_after(behind_the_first), newest, "its segment is gone");
     drop(spool);
     let spool = open(folder.path());
     spool.append(b"next\n", 1).expect("there is room");
