@@ -155,7 +155,8 @@ impl Relay<'_> {
         let mut awaited = (None, Instant::now());
         let mut stop_at = None;
         loop {
-            if in_flight.is_empty()
+            if !blocked
+                && in_flight.is_empty()
                 && (1..MESSAGE_MAX_BYTES as u64).contains(&self.backlog.bytes_after(cursor))
             {
                 std::thread::sleep(GATHER);
