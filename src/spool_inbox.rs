@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::record::{Delivered, GATHER, Inbox, InboxError};
 use crate::relay::{Backlog, Position};
@@ -12,6 +12,8 @@ use crate::wire::{Origin, Unreadable};
 
 /// How many bytes a batch has, but for a group that is larger by itself.
 const BATCH_MAX_BYTES: usize = 1 << 20;
+/// A batch that has not grown for this long is taken as it is.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// Reads a backlog as an inbox.
 pub struct SpoolInbox<'a> {
@@ -26,6 +28,19 @@ impl<'a> SpoolInbox<'a> {
     /// The inbox of `backlog`, from its first unconfirmed visit on.
     pub fn new(backlog: &'a dyn Backlog, dead_letters: PathBuf) -> Self {
         SpoolInbox { backlog, dead_letters, cursor: backlog.confirmed(), batch: Vec::new() }
+    }
+
+    /// Waits until a batch is large enough, or grows no more, or is old enough.
+    fn gather(&self) {
+        let until = Instant::now() + GATHER;
+        let mut bytes = 0;
+        loop {
+            let before = std::mem::replace(&mut bytes, self.backlog.bytes_after(self.cursor));
+            if bytes == before || bytes >= BATCH_MAX_BYTES as u64 || Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(QUIET);
+        }
     }
 
     fn keep_dead(&self) -> io::Result<()> {
@@ -49,7 +64,7 @@ impl Inbox for SpoolInbox<'_> {
         }
         let Some(mut reading) = reading else { return Ok(Vec::new()) };
         if reading.message.body.len() < BATCH_MAX_BYTES / 2 {
-            std::thread::sleep(GATHER);
+            self.gather();
             reading = read(self.cursor)?.unwrap_or(reading);
         }
         let message = reading.message;
