@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::hang_up::hang_up;
@@ -23,7 +23,10 @@ const ANSWERS_MAX: usize = 256;
 const CLIENTS_MAX: usize = 1024;
 /// How long one is passed over whose connection was closed.
 const HUNG_UP_REMEMBERED: Duration = Duration::from_secs(1);
+/// How soon a slow client is tried again.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How soon it is seen, without a slow client, that the lane is to stop.
+const TICK: Duration = Duration::from_millis(250);
 
 /// A tiny_http answer in the making, and how much of it was handed over.
 struct Pending {
@@ -47,13 +50,19 @@ pub struct SlowLane {
     clients: Mutex<HashMap<SocketAddr, Slow>>,
     // The same number, so that the rule, no slow client at all, costs one load.
     count: AtomicUsize,
+    arrival: Condvar,
     write_timeout: Duration,
 }
 
 impl SlowLane {
     /// A client that takes nothing for `write_timeout` is given up.
     pub fn new(write_timeout: Duration) -> Self {
-        SlowLane { clients: Mutex::new(HashMap::new()), count: AtomicUsize::new(0), write_timeout }
+        SlowLane {
+            clients: Mutex::default(),
+            count: AtomicUsize::new(0),
+            arrival: Condvar::new(),
+            write_timeout,
+        }
     }
 
     /// The clients that were given up: what they ask is neither to be recorded nor answered.
@@ -79,7 +88,7 @@ impl SlowLane {
         let mut clients = self.clients();
         let slow = clients.entry(peer).or_insert_with(|| Slow::new(self.write_timeout));
         slow.give_up(metrics);
-        self.count.store(clients.len(), Ordering::Relaxed);
+        self.arrived(&clients);
     }
 
     /// Writes an answer, or as much of it as the client takes now and the rest later. The request's
@@ -103,17 +112,24 @@ impl SlowLane {
         } else if !slow.given_up {
             slow.answers.push_back(pending);
         }
+        self.arrived(&clients);
+    }
+
+    fn arrived(&self, clients: &HashMap<SocketAddr, Slow>) {
         self.count.store(clients.len(), Ordering::Relaxed);
+        self.arrival.notify_one();
     }
 
     /// Serves the slow clients until `stop` says so.
     pub fn run(&self, metrics: &Metrics, stop: impl Fn() -> bool) {
         while !stop() {
-            std::thread::sleep(PAUSE);
-            if self.count.load(Ordering::Relaxed) == 0 {
+            let waited = self.arrival.wait_timeout_while(self.clients(), TICK, |clients| clients.is_empty());
+            let peers: Vec<SocketAddr> =
+                waited.unwrap_or_else(PoisonError::into_inner).0.keys().copied().collect();
+            if peers.is_empty() {
                 continue;
             }
-            let peers: Vec<SocketAddr> = self.clients().keys().copied().collect();
+            std::thread::sleep(PAUSE);
             for peer in peers {
                 self.serve(peer, metrics);
             }
