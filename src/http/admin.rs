@@ -9,7 +9,8 @@ use tiny_http::{Method, Request};
 
 use super::answer::text;
 use super::body::{discard, framing};
-use super::door::{Handler, reachable};
+use super::door::reachable;
+use super::generation::Handler;
 use super::slow::SlowLane;
 use super::waiting::Taken;
 use crate::metrics::Metrics;

@@ -11,7 +11,7 @@ use super::answer::{
     Answer, BAD_FRAMING, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, PREFLIGHT, RECORDED, UNAVAILABLE,
 };
 use super::body::{Bodies, framing};
-use super::door::Handler;
+use super::generation::Handler;
 use super::slow::SlowLane;
 use super::waiting::Taken;
 use crate::client_ip::TrustedProxies;
