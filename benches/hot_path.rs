@@ -57,7 +57,7 @@ fn facts_to_line(criterion: &mut Criterion) {
             bencher.iter(|| {
                 line.clear();
                 let visit = serde_json::from_slice(&json).unwrap();
-                format.write(&Numbered { visit, number: Some((Uuid::nil(), 1)) }, &mut line);
+                format.write(Numbered { visit: &visit, number: Some((Uuid::nil(), 1)) }, &mut line);
                 black_box(&line);
             });
         });

@@ -66,7 +66,7 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Takes an origin-form or absolute-form target apart (RFC 9112, section 3.2).
     pub fn parse(target: &'a str) -> Self {
-        let scheme_end = target.find("://").filter(|_| !target.starts_with('/'));
+        let scheme_end = if target.starts_with('/') { None } else { target.find("://") };
         let (host, rest) = match scheme_end {
             None => (None, target),
             Some(end) => {

@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::broker::{BROKER, ConnectError};
 use crate::health::Health;
 use crate::lines::{LineFormat, Numbered};
 use crate::metrics::Metrics;
+use crate::visit::Visit;
 use crate::wire::{Origin, Unreadable, decode};
 use crate::written::{Entry, Mark, Written};
 
@@ -345,18 +347,17 @@ impl Recorder<'_> {
                 Origin::Foreign { message_id } => {
                     let count = visits.len() as u64;
                     if plan.entry.claim_message(self.ledger.written(), message_id.as_ref(), count) {
-                        let numbered = visits.into_iter().map(|visit| Numbered { visit, number: None });
-                        plan.add(self.format, numbered);
+                        visits.iter().for_each(|visit| plan.add(self.format, visit, None));
                     }
                 }
                 Origin::Spool { producer, first, count } => {
                     let all = *first..=first + (count - 1);
                     let new = plan.entry.claim(self.ledger.written(), *producer, all);
-                    let numbered = visits.into_iter().zip(*first..);
-                    let fresh = numbered
-                        .filter(|(_, sequence)| new.iter().any(|range| range.contains(sequence)))
-                        .map(|(visit, sequence)| Numbered { visit, number: Some((*producer, sequence)) });
-                    plan.add(self.format, fresh);
+                    for (visit, sequence) in visits.iter().zip(*first..) {
+                        if new.iter().any(|range| range.contains(&sequence)) {
+                            plan.add(self.format, visit, Some((*producer, sequence)));
+                        }
+                    }
                 }
             }
         }
@@ -404,11 +405,9 @@ impl Recorder<'_> {
 }
 
 impl Plan {
-    fn add<'v>(&mut self, format: LineFormat, visits: impl Iterator<Item = Numbered<'v>>) {
-        for visit in visits {
-            self.times.push(visit.visit.received_at);
-            format.write(&visit, &mut self.lines);
-        }
+    fn add(&mut self, format: LineFormat, visit: &Visit<'_>, number: Option<(Uuid, u64)>) {
+        self.times.push(visit.received_at);
+        format.write(Numbered { visit, number }, &mut self.lines);
     }
 }
 

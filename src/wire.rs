@@ -17,6 +17,9 @@ pub const SEQUENCE_HEADER: &str = "pixel-sequence";
 /// The header with the number of a message's lines.
 pub const COUNT_HEADER: &str = "pixel-count";
 
+/// What a visit takes as JSON, more or less.
+const TYPICAL_BYTES: usize = 256;
+
 /// Consecutive visits of one producer: a spool's reading, a broker's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -81,11 +84,10 @@ pub fn encode(visit: &Visit<'_>, lines: &mut Vec<u8>) {
 /// [`Unreadable`] where any of it is not a visit, where there is none, or where a spool promised
 /// another number of them: a message is recorded whole or not at all.
 pub fn decode<'a>(origin: &Origin, body: &'a [u8]) -> Result<Vec<Visit<'a>>, Unreadable> {
-    let visits = serde_json::Deserializer::from_slice(body)
-        .into_iter::<Visit<'a>>()
-        .enumerate()
-        .map(|(n, visit)| visit.map_err(|error| Unreadable(format!("visit {}: {error}", n + 1))))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut visits = Vec::with_capacity(body.len() / TYPICAL_BYTES);
+    for visit in serde_json::Deserializer::from_slice(body).into_iter::<Visit<'a>>() {
+        visits.push(visit.map_err(|error| Unreadable(format!("visit {}: {error}", visits.len() + 1)))?);
+    }
     match origin {
         _ if visits.is_empty() => Err(Unreadable("it holds no visit".into())),
         Origin::Spool { count, .. } if *count != visits.len() as u64 => {

@@ -23,10 +23,10 @@ fuzz_target!(|data: &[u8]| {
         dnt: data.len() % 2 == 0,
         gpc: data.len() % 3 == 0,
     };
-    let numbered = Numbered { visit, number: Some((Uuid::nil(), 1)) };
+    let numbered = Numbered { visit: &visit, number: Some((Uuid::nil(), 1)) };
     let line = |format: LineFormat| {
         let mut line = Vec::new();
-        format.write(&numbered, &mut line);
+        format.write(numbered, &mut line);
         let line = String::from_utf8(line).expect("UTF-8");
         let line = line.strip_suffix('\n').expect("a line feed at the end").to_string();
         assert!(!line.contains('\n'), "{format:?}");
@@ -41,5 +41,5 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(unescaped.matches('"').count(), 6, "{combined}");
     let ndjson = line(LineFormat::Ndjson);
     let read: Visit<'_> = serde_json::from_str(&ndjson).expect("JSON");
-    assert_eq!(read, numbered.visit);
+    assert_eq!(read, visit);
 });

@@ -109,15 +109,16 @@ impl Answer {
 
     fn render(&self, connection: &str, body: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(640 + body.len());
-        let write = |bytes: &mut Vec<u8>, date: &str| {
-            write!(bytes, "HTTP/1.1 {}\r\nDate: {date}\r\n{connection}{}", self.status, self.headers)?;
-            // RFC 9110, section 8.6: no length with 204; with HEAD, the one that GET would have.
-            match self.status {
-                "204 No Content" => write!(bytes, "\r\n"),
-                _ => write!(bytes, "Content-Length: {}\r\n\r\n", self.body.len()),
+        with_date(|date| {
+            for part in ["HTTP/1.1 ", self.status, "\r\nDate: ", date, "\r\n", connection, self.headers] {
+                bytes.extend_from_slice(part.as_bytes());
             }
-        };
-        with_date(|date| write(&mut bytes, date)).expect("writing to memory cannot fail");
+        });
+        // RFC 9110, section 8.6: no length with 204; with HEAD, the one that GET would have.
+        if self.status != "204 No Content" {
+            write!(bytes, "Content-Length: {}\r\n", self.body.len()).expect("writing to memory cannot fail");
+        }
+        bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(body);
         bytes
     }
@@ -138,15 +139,19 @@ pub fn text(request: &Request, status: &str, content_type: &str, body: &str) -> 
 /// `Connection` header only. `None` where it hands the connection over (`upgrade`).
 fn keep_alive(request: &Request) -> Option<bool> {
     let is_1_0 = *request.http_version() == HTTPVersion(1, 0);
-    let Some(header) = header(request, "Connection") else { return Some(!is_1_0) };
-    let value = header.to_ascii_lowercase();
-    if value.contains("close") {
+    let Some(value) = header(request, "Connection") else { return Some(!is_1_0) };
+    if names(value, "close") {
         Some(false)
-    } else if value.contains("upgrade") {
+    } else if names(value, "upgrade") {
         None
     } else {
-        Some(!is_1_0 || value.contains("keep-alive"))
+        Some(!is_1_0 || names(value, "keep-alive"))
     }
+}
+
+/// Whether `option` stands anywhere in `value`, in capitals or not: what tiny_http looks for.
+pub fn names(value: &str, option: &str) -> bool {
+    value.as_bytes().windows(option.len()).any(|part| part.eq_ignore_ascii_case(option.as_bytes()))
 }
 
 /// The first value of a header.

@@ -10,7 +10,7 @@ use tiny_http::{Method, Request};
 use super::answer::{
     Answer, BAD_FRAMING, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, PREFLIGHT, RECORDED, UNAVAILABLE,
 };
-use super::body::{Bodies, framing};
+use super::body::{Bodies, Framing, framing};
 use super::generation::Handler;
 use super::slow::SlowLane;
 use super::waiting::Taken;
@@ -99,7 +99,7 @@ impl Track {
     /// Answers one request whose body is there by now.
     fn handle_one(&self, request: Taken, slow: &SlowLane, closing: bool) {
         let taken = Instant::now();
-        let mut kind = kind(&request);
+        let mut kind = kind(&request, framing(&request));
         if let Kind::Visit(_) = kind {
             let mut lines = Vec::new();
             self.encode(&request, &mut lines);
@@ -139,7 +139,7 @@ impl Handler for Track {
                 });
                 continue;
             }
-            let kind = kind(&request);
+            let kind = kind(&request, framing);
             if let Kind::Visit(_) = kind {
                 self.encode(&request, &mut lines);
                 count += 1;
@@ -163,9 +163,9 @@ impl Handler for Track {
     }
 }
 
-fn kind(request: &Request) -> Kind {
+fn kind(request: &Request, framing: Framing) -> Kind {
     use Kind::{Other, Visit};
-    if framing(request).is_unclear {
+    if framing.is_unclear {
         return Other(BAD_FRAMING);
     }
     match (Target::parse(request.url()).path, request.method()) {

@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::visit::Visit;
 
 /// A visit with its number, as the output file is to show it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Numbered<'a> {
     /// What is written.
-    pub visit: Visit<'a>,
+    pub visit: &'a Visit<'a>,
     /// The spool that numbered it and the number; absent for another client's message.
     pub number: Option<(Uuid, u64)>,
 }
@@ -30,10 +30,10 @@ pub enum LineFormat {
 
 impl LineFormat {
     /// Appends the line, its line feed included. What is appended holds no other line feed.
-    pub fn write(self, visit: &Numbered<'_>, lines: &mut Vec<u8>) {
+    pub fn write(self, visit: Numbered<'_>, lines: &mut Vec<u8>) {
         match self {
-            LineFormat::Pipe => pipe::write(&visit.visit, lines),
-            LineFormat::Combined => combined::write(&visit.visit, lines),
+            LineFormat::Pipe => pipe::write(visit.visit, lines),
+            LineFormat::Combined => combined::write(visit.visit, lines),
             LineFormat::Ndjson => ndjson::write(visit, lines),
         }
     }
@@ -107,7 +107,7 @@ pub(crate) mod tests {
         fn whatever_a_visit_holds_it_is_one_line(values in any_values()) {
             for format in [LineFormat::Pipe, LineFormat::Combined, LineFormat::Ndjson] {
                 let mut lines = Vec::new();
-                format.write(&Numbered { visit: visit(&values), number: None }, &mut lines);
+                format.write(Numbered { visit: &visit(&values), number: None }, &mut lines);
                 let feeds = lines.iter().filter(|byte| **byte == b'\n').count();
                 prop_assert_eq!(feeds, 1, "{:?}", format);
                 prop_assert_eq!(lines.last(), Some(&b'\n'));

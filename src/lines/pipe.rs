@@ -20,6 +20,9 @@ fn field(value: Option<&Text<'_>>, line: &mut Vec<u8>) {
         Some("null") => return line.extend_from_slice(br"\x6eull"),
         Some(text) => text,
     };
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'[' | b']'..=b'{' | b'}' | b'~')) {
+        return line.extend_from_slice(text.as_bytes());
+    }
     let mut plain_from = 0;
     for (at, character) in text.char_indices() {
         if matches!(character, '|' | '\\') || character.is_control() {
