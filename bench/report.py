@@ -235,17 +235,18 @@ RSS in MiB; the broker is not counted. A program of several processes is the sum
 
 def method(results):
     plan = results["plan"]
+    rounds = " and ".join(f"{rounds} at {connections}" for connections, rounds in plan["rounds"].items())
     return f"""## How it is measured
 
 `make bench` (`bench/run.py`) does all of this in one run; `make bench-quick` is a small run of the same \
 code, and `FULL=1 make bench` adds a backlog of ten million visits. Nothing leaves the loopback, and \
 every program, RabbitMQ and nginx included, is a private instance with a private folder.
 
-- Load: wrk with two threads, keep-alive, {plan["load_seconds"]} seconds, {plan["rounds"]} rounds in \
-which the contenders take turns, each with fresh processes. User agent, referrer, language and query vary \
-(`bench/visits.lua`).
+- Load: wrk with two threads, keep-alive, {plan["load_seconds"]} seconds, in rounds ({rounds} \
+connections) in which the contenders take turns, each with fresh processes. User agent, referrer, language \
+and query vary (`bench/visits.lua`).
 - A visit counts when it is a line of the output file: end to end is lines by the time from the start of \
-the load until the last line. `nginx` and `bare` write no visits: theirs are answers.
+the load until the last line was written, by the file's modification time. `nginx` and `bare` write no visits: theirs are answers.
 - Connections served are counted by the kernel: those that received bytes in the second half of the \
 load. tiny_http may leave most of a burst of connections without a thread and still look fast, which is \
 why there are two `bare`; ratios are against the faster one.
