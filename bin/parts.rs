@@ -47,6 +47,7 @@ pub fn instruments() -> (&'static Metrics, &'static Health) {
 pub fn open_spool(settings: &SpoolSettings) -> Result<&'static Spool, Failure> {
     let spool = Spool::open(&settings.folder, settings.slots, settings.max_bytes);
     let spool = spool.map_err(|error| Failure::Runtime(error.to_string()))?;
+    spool.prepare();
     match spool.visits() {
         0 => log::debug!("the spool is `{}`", spool.folder().display()),
         visits => log::info!("{visits} visits wait in the spool `{}`", spool.folder().display()),

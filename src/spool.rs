@@ -97,6 +97,18 @@ impl Spool {
         Ok(spool)
     }
 
+    /// Makes the first segment before there is a visit that would have to wait for it. Where that fails,
+    /// the first append tries again, and its error counts.
+    pub fn prepare(&self) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.state().next;
+        if writer.active.is_none()
+            && let Err(error) = self.rotate(&mut writer, next, 0)
+        {
+            log::debug!("{error}");
+        }
+    }
+
     /// The folder of this spool.
     pub fn folder(&self) -> &Path {
         &self.folder

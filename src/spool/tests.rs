@@ -85,6 +85,28 @@ fn a_restart_goes_on_with_the_numbers_and_with_what_is_not_confirmed() {
 }
 
 #[test]
+fn the_first_segment_is_there_before_the_first_visit_and_is_the_same_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for _ in 0..2 {
+        let spool = open(folder.path());
+        spool.prepare();
+        let [segment] = &segments(folder.path())[..] else { panic!("one segment") };
+        assert_eq!(fs::metadata(segment).expect("it is there").len(), CAP / 4);
+        assert_eq!((spool.visits(), spool.bytes()), (0, 0));
+    }
+    let spool = open(folder.path());
+    spool.prepare();
+    spool.append(b"a\n", 1).expect("there is room");
+    spool.prepare();
+    assert_eq!(segments(folder.path()).len(), 1);
+    drop(spool);
+    let spool = open(folder.path());
+    spool.prepare();
+    spool.append(b"b\n", 1).expect("there is room");
+    assert_eq!(unconfirmed(&spool), numbered([(1, "a"), (2, "b")]));
+}
+
+#[test]
 fn without_its_note_everything_that_is_left_comes_again_under_its_number() {
     for note in [None, Some(&b""[..]), Some(&b"torn"[..]), Some(&[0; 12][..]), Some(&[0xff; 12][..])] {
         let folder = tempfile::tempdir().expect("a folder");
