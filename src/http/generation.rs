@@ -95,6 +95,9 @@ pub struct Generation {
 
 impl Generation {
     /// Starts a tiny_http server on a clone of `listener`, and its workers.
+    ///
+    /// # Errors
+    /// What the system said where a descriptor or a thread was not to be had.
     pub fn start<H: Handler>(
         listener: &TcpListener,
         shared: &'static Shared,

@@ -17,16 +17,19 @@ use super::generation::{Generation, Handler, Shared};
 
 /// How often the keeper looks whether there are new connections.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How many looks after a new connection each come with a poke: its thread may be missing only later.
+/// So many descriptors more are a burst; fewer may be one connection, or a poke of another keeper.
+const BURST_FILES_MIN: u64 = 4;
+/// How many looks after a burst each come with a poke: a thread may be missing only later.
 const EAGER_LOOKS: u32 = 3;
-/// Without new ones, not more often: each poke keeps an idle thread of tiny_http's from ending, and costs time.
+/// Without a burst, not more often: each poke keeps an idle thread of tiny_http's from ending, and costs
+/// time.
 const POKE_EVERY: Duration = Duration::from_millis(100);
-/// How many connections of a burst are freed without a pause in between.
-const POKES_MAX: usize = 1024;
-/// How many of them at a time, once a poke has freed the first.
-const POKES_AT_ONCE: usize = 8;
-/// A new thread is not always seen at once: so many pokes in vain end the series.
-const POKES_IN_VAIN_MAX: usize = 3;
+/// How many looks for new threads a series has at most.
+const ROUNDS_MAX: usize = 128;
+/// How many pokes there are between two of them at most.
+const POKES_AT_ONCE_MAX: u64 = 8;
+/// A new thread is not always seen at once: so many looks in vain end a series that has freed any.
+const IN_VAIN_MAX: usize = 3;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(750);
 /// A listener that answers no probe for this long ends the process.
@@ -62,14 +65,14 @@ impl<H: Handler> Keeper<H> {
         while !self.shared.stopping.load(Ordering::Relaxed) {
             thread::sleep(LOOK_EVERY);
             let before = std::mem::replace(&mut files, open_files());
-            if files > before {
+            if files >= before + BURST_FILES_MIN {
                 eager_looks = EAGER_LOOKS;
             } else if eager_looks == 0 && poked.elapsed() < POKE_EVERY {
                 continue;
             }
             eager_looks = eager_looks.saturating_sub(1);
             self.free_starved();
-            // The last pokes may still be open on the other side: they are no new connections.
+            // Pokes that are still open on the other side are no burst.
             (files, poked) = (open_files(), Instant::now());
             if self.generations.last().is_none_or(|newest| newest.is_deaf(&self.listener)) {
                 self.succeed();
@@ -101,8 +104,8 @@ impl<H: Handler> Keeper<H> {
 
     /// Connects and disconnects for as long as that makes for more threads: see the module of the door.
     fn free_starved(&self) {
-        let (mut at_once, mut in_vain) = (1, 0);
-        for _ in 0..POKES_MAX / POKES_AT_ONCE {
+        let (mut at_once, mut in_vain) = (1, IN_VAIN_MAX);
+        for _ in 0..ROUNDS_MAX {
             let before = threads();
             for _ in 0..at_once {
                 let Ok(stream) = TcpStream::connect_timeout(&self.address, PROBE_TIMEOUT) else { return };
@@ -110,15 +113,13 @@ impl<H: Handler> Keeper<H> {
                 let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
             thread::sleep(Duration::from_millis(1));
-            if threads() > before {
-                (at_once, in_vain) = (POKES_AT_ONCE, 0);
-                continue;
-            }
-            in_vain += 1;
-            // The rule: nobody was left without a thread.
-            if at_once == 1 || in_vain >= POKES_IN_VAIN_MAX {
+            let freed = threads().saturating_sub(before);
+            // The rule: nobody was left without a thread, and the first poke is in vain.
+            in_vain = if freed > 0 { 0 } else { in_vain + 1 };
+            if in_vain >= IN_VAIN_MAX {
                 return;
             }
+            at_once = (2 * freed).clamp(1, POKES_AT_ONCE_MAX);
         }
     }
 }
