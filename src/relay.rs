@@ -183,7 +183,7 @@ impl Relay<'_> {
                     return Ok(());
                 }
             }
-            let bell = if in_flight.is_empty() { self.backlog.bell() } else { &silence };
+            let bell = if in_flight.is_empty() && !blocked { self.backlog.bell() } else { &silence };
             match publisher.wait(bell, TICK)? {
                 Event::Confirmed(tags) => {
                     confirmed_apart
