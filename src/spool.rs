@@ -45,7 +45,7 @@ pub struct Spool {
     bell_rings: Receiver<()>,
 }
 
-/// Locked for a whole append. `None` until the first append, and after one that failed.
+/// Locked for a whole append. `None` until there is a segment in use, and after one that could not be made.
 struct Writer {
     active: Option<(Journal, u64)>,
 }
@@ -97,13 +97,13 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Makes the first segment before there is a visit that would have to wait for it. Where that fails,
-    /// the first append tries again, and its error counts.
+    /// Makes the first segment, all of it, before there is a visit that would have to wait for it. Where
+    /// that fails, the first append tries again, and its error counts.
     pub fn prepare(&self) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self.state().next;
         if writer.active.is_none()
-            && let Err(error) = self.rotate(&mut writer, next, 0)
+            && let Err(error) = self.rotate(&mut writer, next, self.segment_bytes)
         {
             log::debug!("{error}");
         }
