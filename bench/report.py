@@ -246,7 +246,8 @@ every program, RabbitMQ and nginx included, is a private instance with a private
 connections) in which the contenders take turns, each with fresh processes. User agent, referrer, language \
 and query vary (`bench/visits.lua`).
 - A visit counts when it is a line of the output file: end to end is lines by the time from the start of \
-the load until the last line was written, by the file's modification time. `nginx` and `bare` write no visits: theirs are answers.
+the load until the last line was written, by the file's modification time. `nginx` and `bare` write no \
+visits: theirs are answers.
 - Connections served are counted by the kernel: those that received bytes in the second half of the \
 load. tiny_http may leave most of a burst of connections without a thread and still look fast, which is \
 why there are two `bare`; ratios are against the faster one.

@@ -37,7 +37,7 @@ DEBIAN_PACKAGES = {
 class Plan:
     """How much of everything one run does."""
     rounds: dict = field(default_factory=lambda: {64: 15, 256: 7})
-    """By connections. Rounds differ by a tenth on a shared machine, and bounds are at 64."""
+    """By connections. The bounds on rates are at 64; medians of seven rounds differed by a twentieth."""
     load_seconds: int = 5
     starts: int = 5
     rate: int = 5_000
