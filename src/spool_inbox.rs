@@ -6,12 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::record::{Delivered, GATHER, Inbox, InboxError};
+use crate::record::{Delivered, Inbox, InboxError};
 use crate::relay::{Backlog, Position};
 use crate::wire::{Origin, Unreadable};
 
 /// How many bytes a batch has, but for a group that is larger by itself.
-const BATCH_MAX_BYTES: usize = 1 << 20;
+const BATCH_MAX_BYTES: usize = 4 << 20;
+/// How long a batch may grow: here the two fdatasyncs of each meet those that every answer waits for.
+const GATHER: Duration = Duration::from_millis(250);
 /// A batch that has not grown for this long is taken as it is.
 const QUIET: Duration = Duration::from_millis(20);
 
