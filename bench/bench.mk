@@ -2,7 +2,7 @@
 
 .PHONY: bench bench-quick
 
-bench: ## Measure everything, write docs/BENCHMARKS.md (about 25 minutes; FULL=1 for ten million visits)
+bench: ## Measure everything, write docs/BENCHMARKS.md (about half an hour; FULL=1 for ten million visits)
 	python3 bench/run.py
 
 bench-quick: ## A small run of the same code, about 3 minutes, writes no document

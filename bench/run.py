@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures Pixel beside what people would use instead; see docs/BENCHMARKS.md.
 
-    bench/run.py            everything, about 25 minutes on two cores
+    bench/run.py            everything, about half an hour on two cores
     bench/run.py --quick    a small run of the same code, about 3 minutes; writes no document
     FULL=1 bench/run.py     also a backlog of ten million visits
 """
@@ -36,9 +36,9 @@ DEBIAN_PACKAGES = {
 @dataclass
 class Plan:
     """How much of everything one run does."""
-    rounds: dict = field(default_factory=lambda: {64: 15, 256: 7})
+    rounds: dict = field(default_factory=lambda: {64: 13, 256: 5})
     """By connections. The bounds on rates are at 64; medians of seven rounds differed by a twentieth."""
-    load_seconds: int = 5
+    load_seconds: int = 8
     starts: int = 5
     rate: int = 5_000
     latency_rounds: int = 3
