@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::generation::{Generation, Handler, Shared};
 
 /// How often the keeper looks whether there are new connections.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// So many descriptors more are a burst; fewer may be one connection, or a poke of another keeper.
 const BURST_FILES_MIN: u64 = 4;
 /// How many looks after a burst each come with a poke: a thread may be missing only later.
