@@ -10,13 +10,15 @@ use uuid::Uuid;
 
 use super::reason;
 use super::session::Session;
-use crate::record::{Delivered, GATHER, Inbox, InboxError};
+use crate::record::{Delivered, Inbox, InboxError};
 use crate::wire::{COUNT_HEADER, Origin, PRODUCER_HEADER, SEQUENCE_HEADER, Unreadable};
 
 /// How many messages the broker sends ahead: at 128 KiB each, 8 MiB.
 const PREFETCH_MESSAGES: u16 = 64;
 /// How many bytes a batch has, but for its last message.
 const BATCH_MAX_BYTES: usize = 4 << 20;
+/// How long a batch may grow: each costs two fdatasyncs.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// A connection that consumes.
 pub struct AmqpInbox {

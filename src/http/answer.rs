@@ -140,17 +140,17 @@ pub fn text(request: &Request, status: &str, content_type: &str, body: &str) -> 
 fn keep_alive(request: &Request) -> Option<bool> {
     let is_1_0 = *request.http_version() == HTTPVersion(1, 0);
     let Some(value) = header(request, "Connection") else { return Some(!is_1_0) };
-    if names(value, "close") {
+    if contains_ignore_case(value, "close") {
         Some(false)
-    } else if names(value, "upgrade") {
+    } else if contains_ignore_case(value, "upgrade") {
         None
     } else {
-        Some(!is_1_0 || names(value, "keep-alive"))
+        Some(!is_1_0 || contains_ignore_case(value, "keep-alive"))
     }
 }
 
 /// Whether `option` stands anywhere in `value`, in capitals or not: what tiny_http looks for.
-pub fn names(value: &str, option: &str) -> bool {
+pub fn contains_ignore_case(value: &str, option: &str) -> bool {
     value.as_bytes().windows(option.len()).any(|part| part.eq_ignore_ascii_case(option.as_bytes()))
 }
 

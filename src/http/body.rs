@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Request, Response, StatusCode};
 
-use super::answer::{TOO_LARGE, header, names};
+use super::answer::{TOO_LARGE, contains_ignore_case, header};
 use super::hang_up::hang_up;
 use super::waiting::Taken;
 use crate::metrics::Metrics;
@@ -59,7 +59,7 @@ pub fn framing(request: &Request) -> Framing {
     let upgrade = header(request, "Connection");
     let is_pending = match length {
         // tiny_http keeps the bare connection then, and reads nothing of it when it is dropped.
-        _ if upgrade.is_some_and(|value| names(value, "upgrade")) => false,
+        _ if upgrade.is_some_and(|value| contains_ignore_case(value, "upgrade")) => false,
         Some(length) if length > READ_BY_TINY_HTTP_BYTES => true,
         Some(length) => length > 0 && header(request, "Expect").is_some(),
         None => is_chunked,

@@ -6,9 +6,9 @@
 //!   has ended, which closes that clone, the keeper starts the next one; one worker of the old one
 //!   serves its connections until they have been silent for so long that the read timeout has closed
 //!   them all.
-//! - The keeper connects to the listener when there are new connections, and a few times a second. Each
-//!   further connection frees one that was left without a thread, and then the process has one thread
-//!   more: so the keeper goes on at once until it has no more.
+//! - The keeper connects to the listener when a burst has come, and a few times a second. Each further
+//!   connection frees one that was left without a thread, and then the process has one thread more: so
+//!   the keeper goes on at once until it has no more.
 //! - A watchdog asks the listener for a page every second. Nobody home for ten seconds ends the process.
 
 use std::fs;

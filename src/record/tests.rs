@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::disk::DiskFile;
 use crate::disk::fake::FakeFile;
 use crate::ledger::LedgerFile;
 use crate::visit_log::Tail;
+use crate::written::{Mark, Written};
 
 /// How the nth call of a port goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]

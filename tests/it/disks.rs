@@ -50,6 +50,13 @@ impl Drop for SmallDisk {
     }
 }
 
+/// `pixel` over a disk that fails when it is told to; `None` where there is no compiler for one.
+fn over_faults(folder: &Path) -> Outcome<Option<(Faults, Launch)>> {
+    let Some(faults) = Faults::new(folder)? else { return Ok(None) };
+    let launch = Launch::new("pixel", folder).with("format", "ndjson").before(&faults.preload());
+    Ok(Some((faults, launch)))
+}
+
 /// Ends the load; each promised visit is in `output` once, none that was refused, and the audit agrees.
 fn verify(load: Load, output: &Path) -> Outcome {
     let refused = load.refused();
@@ -302,8 +309,7 @@ fn rotated_under_load_and_killed_every_visit_is_in_one_of_the_files() -> Outcome
 fn a_start_on_a_full_disk_leaves_no_halves_of_what_it_cuts_off() -> Outcome {
     let folder = tempfile::tempdir()?;
     let output = folder.path().join("visits.log");
-    let Some(faults) = Faults::new(folder.path())? else { return Ok(()) };
-    let launch = Launch::new("pixel", folder.path()).with("format", "ndjson").before(&faults.preload());
+    let Some((faults, launch)) = over_faults(folder.path())? else { return Ok(()) };
     let (launch, address) = at_fixed_port(launch);
     let mut pixel = launch.start()?;
     let load = Load::start(&[address], 4);
@@ -335,8 +341,7 @@ fn a_start_on_a_full_disk_leaves_no_halves_of_what_it_cuts_off() -> Outcome {
 fn a_disk_that_reports_errors_loses_and_repeats_nothing() -> Outcome {
     let folder = tempfile::tempdir()?;
     let output = folder.path().join("visits.log");
-    let Some(faults) = Faults::new(folder.path())? else { return Ok(()) };
-    let launch = Launch::new("pixel", folder.path()).with("format", "ndjson").before(&faults.preload());
+    let Some((faults, launch)) = over_faults(folder.path())? else { return Ok(()) };
     let (launch, address) = at_fixed_port(launch);
     let mut pixel = launch.start()?;
     let load = Load::start(&[address], 4);
