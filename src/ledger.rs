@@ -9,8 +9,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::journal::{Journal, read_record};
 use crate::disk::{DiskFile, folder_of, sync_folder};
-use crate::journal::{Journal, read_record};
 use crate::record::{Ledger, LedgerError};
 use crate::written::{Entry, Written};
 

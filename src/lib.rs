@@ -11,7 +11,6 @@ pub mod collect;
 pub mod disk;
 pub mod health;
 pub mod http;
-pub mod journal;
 pub mod ledger;
 pub mod lines;
 pub mod metrics;

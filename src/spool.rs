@@ -26,7 +26,7 @@ use self::segment::{
 };
 use crate::collect::{StoreError, VisitStore};
 use crate::disk::DiskFile;
-use crate::journal::{Journal, find_record, read_record, record_bytes};
+use crate::disk::journal::{Journal, find_record, read_record, record_bytes};
 use crate::relay::{Backlog, Position, Reading};
 use crate::wire::Message;
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::segment::{Segment, first_sequence, follows, remove_spare, split};
+use crate::disk::journal::{find_record, read_record};
 use crate::disk::{DiskFile, read_whole, sync_folder};
-use crate::journal::{find_record, read_record};
 use crate::relay::Position;
 
 const FIRST_SEQUENCE: u64 = 1;

@@ -1,5 +1,7 @@
 //! The little that Pixel asks of a file, so that tests can put a disk that fails underneath.
 
+pub mod journal;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
