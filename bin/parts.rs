@@ -10,18 +10,18 @@ use crossbeam_channel::Receiver;
 use pixel::amqp::AmqpUrl;
 use pixel::backoff::Backoff;
 use pixel::broker::BROKER;
-use pixel::client_ip::TrustedProxies;
 use pixel::health::Health;
 use pixel::http::{
     Admin, Door, DoorSettings, Handler, STORE, Track, ask_ready, has_outgrown_memory, raise_open_files_limit,
 };
 use pixel::ledger::LedgerFile;
-use pixel::lines::LineFormat;
 use pixel::metrics::Metrics;
 use pixel::options::{Problems, SpoolSettings};
 use pixel::process::{Event, Failure, SIGNALLED, exit};
 use pixel::record::{Ledger, OUTPUT, RecordError, Recorder};
 use pixel::spool::Spool;
+use pixel::visit::client_ip::TrustedProxies;
+use pixel::visit::lines::LineFormat;
 use pixel::visit_log::{OutputFile, OutputLock, beside};
 
 /// tiny_http allocates some thirty times a request, and another thread frees it. With glibc's allocator a

@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES};
-use crate::client_ip::TrustedProxies;
 use crate::http::DoorSettings;
-use crate::lines::LineFormat;
+use crate::visit::client_ip::TrustedProxies;
+use crate::visit::lines::LineFormat;
 
 /// The largest number of workers: each is a thread.
 const WORKERS_MAX: u64 = 1024;

@@ -19,10 +19,10 @@ pub use self::ports::{
 use crate::backoff::Backoff;
 use crate::broker::{BROKER, ConnectError};
 use crate::health::Health;
-use crate::lines::{LineFormat, Numbered};
 use crate::metrics::Metrics;
 use crate::visit::Visit;
-use crate::wire::{Origin, Unreadable, decode};
+use crate::visit::lines::{LineFormat, Numbered};
+use crate::visit::wire::{Origin, Unreadable, decode};
 use crate::written::Entry;
 
 /// The name under which the recorder reports its health.

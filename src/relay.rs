@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::broker::{BROKER, ConnectError};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::wire::Message;
+use crate::visit::wire::Message;
 
 /// A message's size, but for a group that is larger by itself, in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 128 << 10;

@@ -24,11 +24,11 @@ use self::segment::{
     PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, follows, give_up, preallocate,
     remove_spare, split,
 };
-use crate::collect::{StoreError, VisitStore};
 use crate::disk::DiskFile;
 use crate::disk::journal::{Journal, find_record, read_record, record_bytes};
 use crate::relay::{Backlog, Position, Reading};
-use crate::wire::Message;
+use crate::visit::request::{StoreError, VisitStore};
+use crate::visit::wire::Message;
 
 /// A spool that this process holds. Clones of the `Arc` share it: workers append, one reader reads.
 pub struct Spool {

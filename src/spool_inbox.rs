@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::record::{Delivered, Inbox, InboxError};
 use crate::relay::{Backlog, Position};
-use crate::wire::{Origin, Unreadable};
+use crate::visit::wire::{Origin, Unreadable};
 
 /// How many bytes a batch has, but for a group that is larger by itself.
 const BATCH_MAX_BYTES: usize = 4 << 20;

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use pixel::client_ip::TrustedProxies;
+use pixel::visit::client_ip::TrustedProxies;
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pixel::lines::{LineFormat, Numbered};
+use pixel::visit::lines::{LineFormat, Numbered};
 use pixel::visit::{Text, Visit};
 use uuid::Uuid;
 

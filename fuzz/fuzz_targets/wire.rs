@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pixel::wire::{Origin, decode, encode};
+use pixel::visit::wire::{Origin, decode, encode};
 use uuid::Uuid;
 
 fuzz_target!(|data: &[u8]| {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::reason;
 use super::session::Session;
 use crate::record::{Delivered, Inbox, InboxError};
-use crate::wire::{COUNT_HEADER, Origin, PRODUCER_HEADER, SEQUENCE_HEADER, Unreadable};
+use crate::visit::wire::{COUNT_HEADER, Origin, PRODUCER_HEADER, SEQUENCE_HEADER, Unreadable};
 
 /// How many messages the broker sends ahead: at 128 KiB each, 8 MiB.
 const PREFETCH_MESSAGES: u16 = 64;

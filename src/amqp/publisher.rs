@@ -12,7 +12,9 @@ use crossbeam_channel::{Receiver, select};
 use super::ROUTING_KEY;
 use super::session::Session;
 use crate::relay::{Event, Lost, Publisher};
-use crate::wire::{CONTENT_TYPE, COUNT_HEADER, MESSAGE_TYPE, Message, PRODUCER_HEADER, SEQUENCE_HEADER};
+use crate::visit::wire::{
+    CONTENT_TYPE, COUNT_HEADER, MESSAGE_TYPE, Message, PRODUCER_HEADER, SEQUENCE_HEADER,
+};
 
 /// AMQP 0-9-1: delivery mode 2 is persistent.
 const PERSISTENT: u8 = 2;

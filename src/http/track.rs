@@ -14,11 +14,11 @@ use super::body::{Bodies, Framing, framing};
 use super::generation::Handler;
 use super::slow::SlowLane;
 use super::waiting::Taken;
-use crate::client_ip::TrustedProxies;
-use crate::collect::{Target, VisitStore, visit};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::wire::encode;
+use crate::visit::client_ip::TrustedProxies;
+use crate::visit::request::{Target, VisitStore, visit};
+use crate::visit::wire::encode;
 
 /// The name under which the listener reports a store that refuses.
 pub const STORE: &str = "spool";

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::broker::ConnectError;
-use crate::wire::{Origin, Unreadable};
+use crate::visit::wire::{Origin, Unreadable};
 use crate::written::{Entry, Mark, Written};
 
 /// A message as it was delivered.

@@ -1,5 +1,10 @@
 //! A visit: what is known about one request of the pixel.
 
+pub mod client_ip;
+pub mod lines;
+pub mod request;
+pub mod wire;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use crate::client_ip::TrustedProxies;
+use crate::visit::client_ip::TrustedProxies;
 use crate::visit::{Text, Visit};
 
 /// Keeps visits until they are written.
