@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use pixel::audit::Audit;
 use pixel::options::{AdminArgs, HttpArgs, LogArgs, OutputArgs, Problems, SpoolArgs};
 use pixel::process::{Failure, exit, listen_for_signals, restart, start, start_log};
-use pixel::spool_inbox::SpoolInbox;
+use pixel::record::audit::Audit;
+use pixel::record::spool_inbox::SpoolInbox;
 use pixel::visit_log::beside;
 
 /// A tracking pixel that writes every visit exactly once: GET /track, answered with a transparent GIF

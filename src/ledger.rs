@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crate::disk::journal::{Journal, read_record};
 use crate::disk::{DiskFile, folder_of, sync_folder};
+use crate::record::state::{Entry, Written};
 use crate::record::{Ledger, LedgerError};
-use crate::written::{Entry, Written};
 
 /// It is written anew when it is this much longer than four times its last snapshot, in bytes.
 const GROWTH_BYTES: u64 = 1 << 20;

@@ -3,7 +3,6 @@
 //! `docs/ARCHITECTURE.md` has the map.
 
 pub mod amqp;
-pub mod audit;
 pub mod backoff;
 pub mod broker;
 pub mod disk;
@@ -15,9 +14,6 @@ pub mod options;
 pub mod process;
 pub mod record;
 pub mod relay;
-pub mod sequences;
 pub mod spool;
-pub mod spool_inbox;
 pub mod visit;
 pub mod visit_log;
-pub mod written;

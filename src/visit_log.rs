@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::disk::{DiskFile, folder_of, read_whole, sync_folder};
+use crate::record::state::Mark;
 use crate::record::{VisitLog, VisitLogError};
-use crate::written::Mark;
 
 /// How long a reader may keep its lock on the output before that counts as a failure.
 const READER_MAX: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::broker::ConnectError;
+use crate::record::state::{Entry, Mark, Written};
 use crate::visit::wire::{Origin, Unreadable};
-use crate::written::{Entry, Mark, Written};
 
 /// A message as it was delivered.
 #[derive(Debug)]

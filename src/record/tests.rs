@@ -14,8 +14,8 @@ use super::*;
 use crate::disk::DiskFile;
 use crate::disk::fake::FakeFile;
 use crate::ledger::LedgerFile;
+use crate::record::state::{Mark, Written};
 use crate::visit_log::Tail;
-use crate::written::{Mark, Written};
 
 /// How the nth call of a port goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]

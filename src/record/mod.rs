@@ -5,7 +5,11 @@
 //! delivery that comes again and that the ledger drops, or bytes behind the committed length of the
 //! output, which the next start cuts off.
 
+pub mod audit;
 mod ports;
+pub mod sequences;
+pub mod spool_inbox;
+pub mod state;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,10 +24,10 @@ use crate::backoff::Backoff;
 use crate::broker::{BROKER, ConnectError};
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::record::state::Entry;
 use crate::visit::Visit;
 use crate::visit::lines::{LineFormat, Numbered};
 use crate::visit::wire::{Origin, Unreadable, decode};
-use crate::written::Entry;
 
 /// The name under which the recorder reports its health.
 pub const OUTPUT: &str = "output";
