@@ -10,15 +10,15 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
 use pixel::health::Health;
-use pixel::ledger::LedgerFile;
 use pixel::metrics::Metrics;
+use pixel::output::file::{OutputFile, OutputLock, beside};
+use pixel::output::ledger::LedgerFile;
 use pixel::record::{Delivered, Inbox, InboxError, Recorder};
 use pixel::spool::Spool;
 use pixel::visit::client_ip::TrustedProxies;
 use pixel::visit::lines::{LineFormat, Numbered};
 use pixel::visit::request::{Target, VisitStore, visit};
 use pixel::visit::wire::{Origin, Unreadable, encode};
-use pixel::visit_log::{OutputFile, OutputLock, beside};
 use uuid::Uuid;
 
 const HEADERS: &[(&str, &str)] = &[

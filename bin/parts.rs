@@ -14,15 +14,15 @@ use pixel::health::Health;
 use pixel::http::{
     Admin, Door, DoorSettings, Handler, STORE, Track, ask_ready, has_outgrown_memory, raise_open_files_limit,
 };
-use pixel::ledger::LedgerFile;
 use pixel::metrics::Metrics;
 use pixel::options::{Problems, SpoolSettings};
+use pixel::output::file::{OutputFile, OutputLock, beside};
+use pixel::output::ledger::LedgerFile;
 use pixel::process::{Event, Failure, SIGNALLED, exit};
 use pixel::record::{Ledger, OUTPUT, RecordError, Recorder};
 use pixel::spool::Spool;
 use pixel::visit::client_ip::TrustedProxies;
 use pixel::visit::lines::LineFormat;
-use pixel::visit_log::{OutputFile, OutputLock, beside};
 
 /// tiny_http allocates some thirty times a request, and another thread frees it. With glibc's allocator a
 /// visit costs 6 % more processor time (fifty rounds in turns), with mimalloc and snmalloc still more.

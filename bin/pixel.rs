@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 use pixel::options::{AdminArgs, HttpArgs, LogArgs, OutputArgs, Problems, SpoolArgs};
+use pixel::output::file::beside;
 use pixel::process::{Failure, exit, listen_for_signals, restart, start, start_log};
 use pixel::record::audit::Audit;
 use pixel::record::spool_inbox::SpoolInbox;
-use pixel::visit_log::beside;
 
 /// A tracking pixel that writes every visit exactly once: GET /track, answered with a transparent GIF
 #[derive(Parser)]
@@ -118,7 +118,7 @@ fn audit(output: &OutputArgs, json: bool) -> Result<(), Failure> {
     let checked = output.check(&mut problems);
     let (output, _) = problems.unless_any(checked).map_err(Failure::Settings)?;
     let ledger: PathBuf = beside(&output, "ledger");
-    let written = pixel::ledger::read(&ledger).map_err(|error| {
+    let written = pixel::output::ledger::read(&ledger).map_err(|error| {
         Failure::Settings(format!("failed to read the ledger `{}`: {error}", ledger.display()))
     })?;
     let audit = Audit::of(&written);

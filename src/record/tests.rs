@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::*;
 use crate::disk::DiskFile;
 use crate::disk::fake::FakeFile;
-use crate::ledger::LedgerFile;
+use crate::output::file::Tail;
+use crate::output::ledger::LedgerFile;
 use crate::record::state::{Mark, Written};
-use crate::visit_log::Tail;
 
 /// How the nth call of a port goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -307,7 +307,7 @@ fn whichever_calls_fail_or_die_each_visit_is_written_once() {
     }
 }
 
-/// A visit log over a fake disk, as [`crate::visit_log::OutputFile`] is over a real one.
+/// A visit log over a fake disk, as [`crate::output::file::OutputFile`] is over a real one.
 struct DiskLog(Tail);
 
 impl DiskLog {
@@ -403,7 +403,8 @@ fn whatever_the_disks_lose_each_visit_is_written_once() {
                 let recorded = record(&output, &ledger, &again, || ());
                 assert!(recorded.iter().all(|written| *written), "{case}");
                 assert_eq!(count(&output.crash(0).live()), expected(), "{case}");
-                let written = crate::ledger::LedgerFile::over("fake".into(), Arc::new(ledger.crash(0)));
+                let written =
+                    crate::output::ledger::LedgerFile::over("fake".into(), Arc::new(ledger.crash(0)));
                 let length = written.expect("a ledger").written().output().map(|mark| mark.length);
                 assert_eq!(length, Some(output.live().len() as u64), "{case}");
             }

@@ -1,0 +1,4 @@
+//! The output file and its ledger on disk.
+
+pub mod file;
+pub mod ledger;
