@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tiny_http::{Method, Request};
 
 use super::answer::text;
-use super::body::{discard, framing};
-use super::door::reachable;
-use super::generation::Handler;
-use super::slow::SlowLane;
-use super::waiting::Taken;
+use super::listener::body::{discard, framing};
+use super::listener::reachable;
+use super::listener::server::Handler;
+use super::listener::slow_clients::SlowLane;
+use super::listener::turns::Taken;
 use crate::metrics::Metrics;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);

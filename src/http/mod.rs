@@ -2,18 +2,12 @@
 
 mod admin;
 mod answer;
-mod body;
-mod door;
-mod generation;
-mod hang_up;
-mod keeper;
-mod slow;
+mod listener;
 mod track;
-mod waiting;
 
 pub use self::admin::{Admin, ask_ready};
-pub use self::door::{Door, has_outgrown_memory, raise_open_files_limit};
-pub use self::generation::{DoorSettings, Handler};
-pub use self::slow::SlowLane;
+pub use self::listener::server::{DoorSettings, Handler};
+pub use self::listener::slow_clients::SlowLane;
+pub use self::listener::turns::Taken;
+pub use self::listener::{Door, has_outgrown_memory, raise_open_files_limit};
 pub use self::track::{STORE, Track};
-pub use self::waiting::Taken;

@@ -10,10 +10,10 @@ use tiny_http::{Method, Request};
 use super::answer::{
     Answer, BAD_FRAMING, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, PREFLIGHT, RECORDED, UNAVAILABLE,
 };
-use super::body::{Bodies, Framing, framing};
-use super::generation::Handler;
-use super::slow::SlowLane;
-use super::waiting::Taken;
+use super::listener::body::{Bodies, Framing, framing};
+use super::listener::server::Handler;
+use super::listener::slow_clients::SlowLane;
+use super::listener::turns::Taken;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::visit::client_ip::TrustedProxies;

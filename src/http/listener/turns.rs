@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tiny_http::Request;
 
 use super::body::discard;
-use super::slow::SlowLane;
+use super::slow_clients::SlowLane;
 use crate::metrics::Metrics;
 
 /// How many requests one turn takes at most.

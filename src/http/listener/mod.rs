@@ -21,8 +21,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::generation::{DoorSettings, Generation, Handler, Shared, spawn};
-use super::keeper::{Keeper, watch};
+pub mod body;
+pub mod hang_up;
+mod keeper;
+pub mod server;
+pub mod slow_clients;
+pub mod turns;
+
+use self::keeper::{Keeper, watch};
+use self::server::{DoorSettings, Generation, Handler, Shared, spawn};
 use crate::metrics::Metrics;
 
 const LISTEN_BACKLOG: i32 = 4096;

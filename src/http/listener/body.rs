@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{Request, Response, StatusCode};
 
-use super::answer::{TOO_LARGE, contains_ignore_case, header};
 use super::hang_up::hang_up;
-use super::waiting::Taken;
+use super::turns::Taken;
+use crate::http::answer::{TOO_LARGE, contains_ignore_case, header};
 use crate::metrics::Metrics;
 
 /// How much of a body is read, in bytes.

@@ -1,5 +1,5 @@
 //! Keeps a listener going: frees connections without a thread, replaces a server that accepts no more, and
-//! ends a process that nobody reaches. What it cures is told in [`super::door`].
+//! ends a process that nobody reaches. What it cures is told in [`super`].
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::generation::{Generation, Handler, Shared};
+use super::server::{Generation, Handler, Shared};
 
 /// How often the keeper looks whether there are new connections.
 const LOOK_EVERY: Duration = Duration::from_millis(25);

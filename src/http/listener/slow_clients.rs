@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::hang_up::hang_up;
-use super::waiting::Taken;
+use super::turns::Taken;
 use crate::metrics::Metrics;
 
 /// How many answers wait for one client: enough for an honest one that pipelines.

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tiny_http::Server;
 
-use super::slow::SlowLane;
-use super::waiting::{Claims, Taken, Waiting};
+use super::slow_clients::SlowLane;
+use super::turns::{Claims, Taken, Waiting};
 use crate::metrics::Metrics;
 
 /// How soon the next requests of a connection are taken after its last answer.
