@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use pixel::amqp::AmqpUrl;
-use pixel::backoff::Backoff;
 use pixel::broker::BROKER;
+use pixel::connect::Backoff;
 use pixel::health::Health;
 use pixel::http::{
     Admin, Door, DoorSettings, Handler, STORE, Track, ask_ready, has_outgrown_memory, raise_open_files_limit,
 };
 use pixel::metrics::Metrics;
-use pixel::options::{Problems, SpoolSettings};
 use pixel::output::file::{OutputFile, OutputLock, beside};
 use pixel::output::ledger::LedgerFile;
-use pixel::process::{Event, Failure, SIGNALLED, exit};
+use pixel::program::options::{Problems, SpoolSettings};
+use pixel::program::{Event, Failure, SIGNALLED, exit};
 use pixel::record::{Ledger, OUTPUT, RecordError, Recorder};
 use pixel::spool::Spool;
 use pixel::visit::client_ip::TrustedProxies;

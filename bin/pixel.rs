@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use pixel::options::{AdminArgs, HttpArgs, LogArgs, OutputArgs, Problems, SpoolArgs};
 use pixel::output::file::beside;
-use pixel::process::{Failure, exit, listen_for_signals, restart, start, start_log};
+use pixel::program::options::{AdminArgs, HttpArgs, LogArgs, OutputArgs, Problems, SpoolArgs};
+use pixel::program::{Failure, exit, listen_for_signals, restart, start, start_log};
 use pixel::record::audit::Audit;
 use pixel::record::spool_inbox::SpoolInbox;
 

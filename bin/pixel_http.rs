@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 use pixel::amqp::Broker;
-use pixel::options::{AdminArgs, BrokerArgs, HttpArgs, LogArgs, Problems, SpoolArgs};
-use pixel::process::{Failure, exit, listen_for_signals, restart, start, start_log};
+use pixel::program::options::{AdminArgs, BrokerArgs, HttpArgs, LogArgs, Problems, SpoolArgs};
+use pixel::program::{Failure, exit, listen_for_signals, restart, start, start_log};
 use pixel::relay::Relay;
 
 /// Answers GET /track with a transparent GIF, makes every visit durable and publishes it to RabbitMQ

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 use pixel::amqp::Broker;
-use pixel::options::{BrokerArgs, LogArgs, OutputArgs, Problems, StorageAdminArgs};
-use pixel::process::{Failure, exit, listen_for_signals, start, start_log};
+use pixel::program::options::{BrokerArgs, LogArgs, OutputArgs, Problems, StorageAdminArgs};
+use pixel::program::{Failure, exit, listen_for_signals, start, start_log};
 
 /// Consumes visits from RabbitMQ and appends each to a file, exactly once
 #[derive(Parser)]

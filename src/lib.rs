@@ -3,15 +3,14 @@
 //! `docs/ARCHITECTURE.md` has the map.
 
 pub mod amqp;
-pub mod backoff;
 pub mod broker;
+pub mod connect;
 pub mod disk;
 pub mod health;
 pub mod http;
 pub mod metrics;
-pub mod options;
 pub mod output;
-pub mod process;
+pub mod program;
 pub mod record;
 pub mod relay;
 pub mod spool;

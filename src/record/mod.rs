@@ -20,8 +20,8 @@ use uuid::Uuid;
 pub use self::ports::{
     Delivered, Inbox, InboxConnector, InboxError, Ledger, LedgerError, VisitLog, VisitLogError,
 };
-use crate::backoff::Backoff;
 use crate::broker::{BROKER, ConnectError};
+use crate::connect::Backoff;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::record::state::Entry;

@@ -1,5 +1,7 @@
 //! What every program does around its work: log, signals, and the way to its end.
 
+pub mod options;
+
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;

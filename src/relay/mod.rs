@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::backoff::Backoff;
 use crate::broker::{BROKER, ConnectError};
+use crate::connect::Backoff;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::visit::wire::Message;
