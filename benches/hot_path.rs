@@ -4,21 +4,23 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark that cannot start may end")]
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
+use pixel::disk::sibling;
 use pixel::health::Health;
 use pixel::metrics::Metrics;
-use pixel::output::file::{OutputFile, OutputLock, beside};
-use pixel::output::ledger::LedgerFile;
+use pixel::output::{LedgerFile, OutputFile, OutputLock};
+use pixel::queue::VisitStore;
 use pixel::record::{Delivered, Inbox, InboxError, Recorder};
 use pixel::spool::Spool;
+use pixel::stop::Stop;
 use pixel::visit::client_ip::TrustedProxies;
 use pixel::visit::lines::{LineFormat, Numbered};
-use pixel::visit::request::{Target, VisitStore, visit};
-use pixel::visit::wire::{Origin, Unreadable, encode};
+use pixel::visit::request::{Target, visit};
+use pixel::visit::wire::{Origin, encode};
 use uuid::Uuid;
 
 const HEADERS: &[(&str, &str)] = &[
@@ -85,7 +87,7 @@ struct Deliveries {
     visits: u64,
     next: u64,
     batches: u64,
-    stop: &'static AtomicBool,
+    stop: Stop,
 }
 
 impl Inbox for Deliveries {
@@ -94,9 +96,11 @@ impl Inbox for Deliveries {
         self.next += self.visits;
         Ok(vec![Delivered { origin: Ok(origin), body: self.body.clone() }])
     }
-    fn acknowledge(&mut self, _: &[(usize, Unreadable)]) -> Result<(), InboxError> {
+    fn acknowledge(&mut self, _: &[usize]) -> Result<(), InboxError> {
         self.batches -= 1;
-        self.stop.store(self.batches == 0, Ordering::Relaxed);
+        if self.batches == 0 {
+            self.stop.set();
+        }
         Ok(())
     }
     fn address(&self) -> &str {
@@ -105,16 +109,14 @@ impl Inbox for Deliveries {
 }
 
 fn recorder_batch(criterion: &mut Criterion) {
-    static STOP: AtomicBool = AtomicBool::new(false);
-    static REOPEN: AtomicBool = AtomicBool::new(false);
     let mut group = criterion.benchmark_group("durable recorder batch, by visits");
     group.measurement_time(Duration::from_secs(3));
     for visits in [32u64, 512, 8192] {
         let folder = tempfile::tempdir_in(".").unwrap();
         let output = folder.path().join("visits.log");
-        let lock = OutputLock::acquire(&output, &STOP, || {}).unwrap().unwrap();
-        let mut ledger = LedgerFile::open(&beside(&output, "ledger")).unwrap();
-        let mut visit_log = OutputFile::new(&output, lock, None, &REOPEN);
+        let lock = OutputLock::acquire(&output, &Stop::default(), || {}).unwrap().unwrap();
+        let mut ledger = LedgerFile::open(&sibling(&output, "ledger")).unwrap();
+        let mut visit_log = OutputFile::new(&output, lock, None, Arc::default());
         let (metrics, health) = (Metrics::default(), Health::default());
         let mut recorder = Recorder {
             format: LineFormat::Pipe,
@@ -125,18 +127,18 @@ fn recorder_batch(criterion: &mut Criterion) {
         };
         let mut body = Vec::new();
         (0..visits).for_each(|_| append_line(&mut body));
-        let mut inbox = Deliveries { body, visits, next: 1, batches: 0, stop: &STOP };
+        let mut inbox = Deliveries { body, visits, next: 1, batches: 0, stop: Stop::default() };
         group.throughput(Throughput::Elements(visits));
         group.bench_with_input(BenchmarkId::from_parameter(visits), &visits, |bencher, _| {
             bencher.iter_custom(|batches| {
                 inbox.batches = batches;
-                STOP.store(false, Ordering::Relaxed);
+                inbox.stop = Stop::default();
+                let stop = inbox.stop.clone();
                 let start = std::time::Instant::now();
-                recorder.run(&mut inbox, &STOP).unwrap();
+                recorder.run(&mut inbox, &stop).unwrap();
                 start.elapsed()
             });
         });
-        STOP.store(false, Ordering::Relaxed);
     }
 }
 

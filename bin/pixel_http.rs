@@ -1,92 +1,66 @@
 //! `pixel-http`: takes visits, makes them durable in the spool, publishes them to RabbitMQ.
 
-mod parts;
-
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, Command};
 use pixel::amqp::Broker;
-use pixel::program::options::{AdminArgs, BrokerArgs, HttpArgs, LogArgs, Problems, SpoolArgs};
-use pixel::program::{Failure, exit, listen_for_signals, restart, start, start_log};
+use pixel::program::options::{
+    ADMIN, ADMIN_LISTEN, BROKER, BrokerSettings, Given, HTTP, HttpSettings, LOGS, SPOOL, SpoolSettings,
+    admin_listener, log_filter, with_settings,
+};
+use pixel::program::{
+    Collector, Failure, PATIENCE, Process, exit, healthcheck, listen, listen_for_operators, open_spool,
+};
 use pixel::relay::Relay;
 
-/// Answers GET /track with a transparent GIF, makes every visit durable and publishes it to RabbitMQ
-#[derive(Parser)]
-#[command(name = "pixel-http", version, args_conflicts_with_subcommands = true)]
-struct Options {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    http: HttpArgs,
-    #[command(flatten)]
-    broker: BrokerArgs,
-    #[command(flatten)]
-    spool: SpoolArgs,
-    #[command(flatten)]
-    admin: AdminArgs,
-    #[command(flatten)]
-    log: LogArgs,
-}
+/// As in `pixel`, which says why.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-#[derive(Subcommand)]
-enum Command {
-    /// Ask the running program whether it is ready; exit status 1 when it is not
-    Healthcheck(AdminArgs),
+fn command() -> Command {
+    let command = Command::new("pixel-http")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Answers GET /track with a transparent GIF, makes every visit durable and publishes it to RabbitMQ")
+        .args_conflicts_with_subcommands(true)
+        .subcommand(
+            with_settings(Command::new("healthcheck"), &[ADMIN])
+                .about("Ask the running program whether it is ready; exit status 1 when it is not"),
+        );
+    with_settings(command, &[HTTP, BROKER, SPOOL, ADMIN, LOGS])
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    match &options.command {
-        Some(Command::Healthcheck(admin)) => {
-            parts::healthcheck("pixel-http", |problems| admin.check(problems))
-        }
-        None => exit("pixel-http", run(&options)),
+    let given = command().get_matches();
+    match given.subcommand() {
+        Some((_, given)) => healthcheck("pixel-http", given, &ADMIN_LISTEN),
+        None => exit("pixel-http", run(&given)),
     }
 }
 
-fn run(args: &Options) -> Result<(), Failure> {
-    let mut problems = Problems::default();
-    let checked = (
-        args.http.check(&mut problems),
-        args.broker.check(&mut problems),
-        args.spool.check(&mut problems),
-        args.admin.check(&mut problems),
-        args.log.check(&mut problems),
-    );
-    let settings = match checked {
-        (Some(http), Some(broker), Some(spool), Some(admin), Some(log)) => {
-            Some((http, broker, spool, admin, log))
-        }
-        _ => None,
-    };
-    let ((door, proxies), (urls, queue), spool, admin, log) =
-        problems.unless_any(settings).map_err(Failure::Settings)?;
-    start_log(&log);
-    let (events, received) = listen_for_signals().map_err(|error| error.to_string())?;
-    let instruments @ (metrics, health) = parts::instruments();
-    let spool = parts::open_spool(&spool)?;
+fn run(given: &ArgMatches) -> Result<(), Failure> {
+    let mut given = Given::new(given);
+    let http = HttpSettings::read(&mut given);
+    let broker = BrokerSettings::read(&mut given);
+    let spool = SpoolSettings::read(&mut given);
+    let admin = admin_listener(&mut given, &ADMIN_LISTEN);
+    let log = log_filter(&mut given);
+    given.refuse_bad()?;
 
-    static STOP: AtomicBool = AtomicBool::new(false);
-    let ready = format!("publishing to {}, queue {queue}", parts::list(&urls));
-    let mut broker = Broker::new(urls, queue);
-    let relay = start("relay", &events, move || {
-        Relay { backlog: spool, metrics, health }.run(&mut broker, &STOP);
+    let mut process = Process::start(&log)?;
+    let spool = open_spool(&spool)?;
+    let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
+    let mut broker = Broker::new(broker.urls, broker.queue);
+    let (backlog, stop) = (spool.clone(), process.stop.clone());
+    let (metrics, health) = (process.metrics.clone(), process.health.clone());
+    process.part("relay", move || {
+        Relay { backlog: &*backlog, metrics: &metrics, health: &health }.run(&mut broker, &stop);
         Ok(())
-    });
-    let relay = relay.map_err(|error| error.to_string())?;
-    let public = parts::open_public(door, proxies, spool, instruments)?;
-    parts::open_admin(
-        admin,
-        (metrics, Some(spool)),
-        move || parts::problems_of_collector(health, spool),
-        || parts::state_of_collector(health),
-    )?;
-    log::info!("listening on http://{}, {ready}", public.address());
+    })?;
+    let public = listen(http, &spool, &process)?;
+    listen_for_operators(admin, Collector { health: process.health.clone(), spool }, &process)?;
+    log::info!("listening on http://{}, {target}", public.address());
 
-    let again = parts::wait_for_end(&received, metrics)?;
-    public.close(parts::PATIENCE);
-    STOP.store(true, Ordering::Relaxed);
-    parts::join(relay);
-    if again { Err(restart()) } else { Ok(()) }
+    let ending = process.wait()?;
+    public.close(PATIENCE);
+    process.end(ending)
 }

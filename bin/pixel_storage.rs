@@ -1,84 +1,58 @@
 //! `pixel-storage`: consumes the queue and appends each visit to the output file, once.
 
-mod parts;
-
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, Command};
 use pixel::amqp::Broker;
-use pixel::program::options::{BrokerArgs, LogArgs, OutputArgs, Problems, StorageAdminArgs};
-use pixel::program::{Failure, exit, listen_for_signals, start, start_log};
+use pixel::program::options::{
+    BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, STORAGE_ADMIN, STORAGE_ADMIN_LISTEN,
+    admin_listener, log_filter, with_settings,
+};
+use pixel::program::{Failure, Process, Storage, Writer, exit, healthcheck, listen_for_operators};
 
-/// Consumes visits from RabbitMQ and appends each to a file, exactly once
-#[derive(Parser)]
-#[command(name = "pixel-storage", version, args_conflicts_with_subcommands = true)]
-struct Options {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    broker: BrokerArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    admin: StorageAdminArgs,
-    #[command(flatten)]
-    log: LogArgs,
-}
+/// As in `pixel`, which says why.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-#[derive(Subcommand)]
-enum Command {
-    /// Ask the running program whether it is ready; exit status 1 when it is not
-    Healthcheck(StorageAdminArgs),
+fn command() -> Command {
+    let command = Command::new("pixel-storage")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Consumes visits from RabbitMQ and appends each to a file, exactly once")
+        .args_conflicts_with_subcommands(true)
+        .subcommand(
+            with_settings(Command::new("healthcheck"), &[STORAGE_ADMIN])
+                .about("Ask the running program whether it is ready; exit status 1 when it is not"),
+        );
+    with_settings(command, &[BROKER, OUTPUTS, STORAGE_ADMIN, LOGS])
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    match &options.command {
-        Some(Command::Healthcheck(admin)) => {
-            parts::healthcheck("pixel-storage", |problems| admin.check(problems))
-        }
-        None => exit("pixel-storage", run(&options)),
+    let given = command().get_matches();
+    match given.subcommand() {
+        Some((_, given)) => healthcheck("pixel-storage", given, &STORAGE_ADMIN_LISTEN),
+        None => exit("pixel-storage", run(&given)),
     }
 }
 
-fn run(args: &Options) -> Result<(), Failure> {
-    let mut problems = Problems::default();
-    let checked = (
-        args.broker.check(&mut problems),
-        args.output.check(&mut problems),
-        args.admin.check(&mut problems),
-        args.log.check(&mut problems),
-    );
-    let settings = match checked {
-        (Some(broker), Some(output), Some(admin), Some(log)) => Some((broker, output, admin, log)),
-        _ => None,
-    };
-    let ((urls, queue), (output, format), admin, log) =
-        problems.unless_any(settings).map_err(Failure::Settings)?;
-    start_log(&log);
-    let (events, received) = listen_for_signals().map_err(|error| error.to_string())?;
-    let instruments @ (metrics, health) = parts::instruments();
-    parts::open_admin(
-        admin,
-        (metrics, None),
-        || parts::problems_of_storage(health),
-        || parts::state_of_storage(health),
-    )?;
-    health.ill(pixel::broker::BROKER, "not connected yet");
+fn run(given: &ArgMatches) -> Result<(), Failure> {
+    let mut given = Given::new(given);
+    let broker = BrokerSettings::read(&mut given);
+    let output = OutputSettings::read(&mut given);
+    let admin = admin_listener(&mut given, &STORAGE_ADMIN_LISTEN);
+    let log = log_filter(&mut given);
+    given.refuse_bad()?;
 
-    static STOP: AtomicBool = AtomicBool::new(false);
-    let recorder = start("recorder", &events, move || {
-        let connected =
-            |broker: &str| log::info!("consuming {queue} from {broker}, writing to {}", output.display());
-        let mut broker = Broker::new(urls, queue.clone());
-        parts::with_recorder((&output, format), instruments, &STOP, |recorder| {
-            recorder.run_over(&mut broker, connected, &STOP)
-        })
-    });
-    let recorder = recorder.map_err(|error| error.to_string())?;
-    parts::wait_for_end(&received, metrics)?;
-    STOP.store(true, Ordering::Relaxed);
-    parts::join(recorder);
-    Ok(())
+    let mut process = Process::start(&log)?;
+    process.health.ill(pixel::connect::BROKER, "not connected yet");
+    listen_for_operators(admin, Storage { health: process.health.clone() }, &process)?;
+    let target = format!("writing to {}", output.path.display());
+    let writer = Writer::new(output, &process);
+    process.part("recorder", move || {
+        let queue = broker.queue.clone();
+        let connected = |node: &str| log::info!("consuming {queue} from {node}, {target}");
+        let mut broker = Broker::new(broker.urls, broker.queue);
+        writer.run(|recorder, stop| recorder.run_over(&mut broker, connected, stop))
+    })?;
+    let ending = process.wait()?;
+    process.end(ending)
 }

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use uuid::Uuid;
 
 use super::reason;
-use super::session::Session;
+use super::session::{LOST_BEFORE, Session};
 use crate::record::{Delivered, Inbox, InboxError};
 use crate::visit::wire::{COUNT_HEADER, Origin, PRODUCER_HEADER, SEQUENCE_HEADER, Unreadable};
 
@@ -22,7 +22,8 @@ const GATHER: Duration = Duration::from_millis(100);
 
 /// A connection that consumes.
 pub struct AmqpInbox {
-    session: Session,
+    // `None` once it is lost.
+    session: Option<Session>,
     deliveries: Receiver<ConsumerMessage>,
     // The last batch, for its tags.
     batch: Vec<Delivery>,
@@ -46,11 +47,11 @@ impl AmqpInbox {
     }
 
     pub(super) fn new(session: Session, deliveries: Receiver<ConsumerMessage>, address: String) -> Self {
-        AmqpInbox { session, deliveries, batch: Vec::new(), address }
+        AmqpInbox { session: Some(session), deliveries, batch: Vec::new(), address }
     }
 
     fn lost(&mut self) -> InboxError {
-        InboxError(self.session.cause())
+        InboxError(self.session.take().map_or_else(|| LOST_BEFORE.into(), Session::close))
     }
 
     fn delivery(&mut self, message: ConsumerMessage) -> Result<Delivery, InboxError> {
@@ -90,18 +91,19 @@ impl Inbox for AmqpInbox {
         Ok(batch)
     }
 
-    fn acknowledge(&mut self, unreadable: &[(usize, Unreadable)]) -> Result<(), InboxError> {
+    fn acknowledge(&mut self, unreadable: &[usize]) -> Result<(), InboxError> {
         let batch = std::mem::take(&mut self.batch);
+        let session = self.session.as_ref().ok_or_else(|| InboxError(LOST_BEFORE.into()))?;
         let settle = || {
             let mut newest = None;
             for (place, delivery) in batch.into_iter().enumerate() {
-                match unreadable.iter().any(|(dead, _)| *dead == place) {
-                    true => delivery.reject(self.session.channel(), false)?,
+                match unreadable.contains(&place) {
+                    true => delivery.reject(session.channel(), false)?,
                     false => newest = Some(delivery),
                 }
             }
             // The newest of the rest stands for all before it; the rejected ones are settled.
-            newest.map_or(Ok(()), |newest| newest.ack_multiple(self.session.channel()))
+            newest.map_or(Ok(()), |newest| newest.ack_multiple(session.channel()))
         };
         settle().map_err(|error: amiquip::Error| InboxError(reason(&error)))
     }

@@ -15,9 +15,9 @@ use amiquip::{
 };
 
 use self::session::Session;
-use crate::broker::ConnectError;
-use crate::record::{Inbox, InboxConnector};
-use crate::relay::{Connector, Publisher};
+use crate::connect::{Connect, ConnectError};
+use crate::record::Inbox;
+use crate::relay::Publisher;
 
 /// The routing key of a visit.
 const ROUTING_KEY: &str = "visit";
@@ -66,14 +66,14 @@ impl Broker {
     }
 }
 
-impl Connector for Broker {
+impl Connect<dyn Publisher> for Broker {
     fn connect(&mut self) -> Result<Box<dyn Publisher>, ConnectError> {
         let (session, ears, address) = self.connect_any(AmqpPublisher::prepare)?;
         Ok(Box::new(AmqpPublisher::new(session, ears, address, self.queue.clone())))
     }
 }
 
-impl InboxConnector for Broker {
+impl Connect<dyn Inbox> for Broker {
     fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError> {
         let (session, deliveries, address) = self.connect_any(AmqpInbox::prepare)?;
         Ok(Box::new(AmqpInbox::new(session, deliveries, address)))

@@ -10,8 +10,8 @@ use amiquip::{
 use crossbeam_channel::{Receiver, select};
 
 use super::ROUTING_KEY;
-use super::session::Session;
-use crate::relay::{Event, Lost, Publisher};
+use super::session::{LOST_BEFORE, Session};
+use crate::relay::{Lost, News, Publisher};
 use crate::visit::wire::{
     CONTENT_TYPE, COUNT_HEADER, MESSAGE_TYPE, Message, PRODUCER_HEADER, SEQUENCE_HEADER,
 };
@@ -28,7 +28,8 @@ pub struct Ears {
 
 /// A connection that publishes.
 pub struct AmqpPublisher {
-    session: Session,
+    // `None` once it is lost.
+    session: Option<Session>,
     ears: Ears,
     exchange: String,
     address: String,
@@ -49,11 +50,18 @@ impl AmqpPublisher {
     }
 
     pub(super) fn new(session: Session, ears: Ears, address: String, exchange: String) -> Self {
-        AmqpPublisher { session, ears, exchange, address, last_tag: 0, outstanding: BTreeSet::new() }
+        AmqpPublisher {
+            session: Some(session),
+            ears,
+            exchange,
+            address,
+            last_tag: 0,
+            outstanding: BTreeSet::new(),
+        }
     }
 
     fn lost(&mut self) -> Lost {
-        Lost(self.session.cause())
+        Lost(self.session.take().map_or_else(|| LOST_BEFORE.into(), Session::close))
     }
 
     /// The tags that a confirm settles.
@@ -95,7 +103,8 @@ impl Publisher for AmqpPublisher {
             immediate: false,
             properties,
         };
-        if self.session.channel().basic_publish(&self.exchange, publish).is_err() {
+        let session = self.session.as_ref().ok_or_else(|| Lost(LOST_BEFORE.into()))?;
+        if session.channel().basic_publish(&self.exchange, publish).is_err() {
             return Err(self.lost());
         }
         self.last_tag += 1;
@@ -103,16 +112,16 @@ impl Publisher for AmqpPublisher {
         Ok(self.last_tag)
     }
 
-    fn wait(&mut self, bell: &Receiver<()>, timeout: Duration) -> Result<Event, Lost> {
+    fn wait(&mut self, bell: &Receiver<()>, timeout: Duration) -> Result<News, Lost> {
         let confirmed = select! {
             recv(self.ears.confirms) -> confirm => confirm,
             recv(self.ears.blocked) -> notification => return match notification {
-                Ok(ConnectionBlockedNotification::Blocked(why)) => Ok(Event::Blocked(why)),
-                Ok(ConnectionBlockedNotification::Unblocked) => Ok(Event::Unblocked),
+                Ok(ConnectionBlockedNotification::Blocked(why)) => Ok(News::Blocked(why)),
+                Ok(ConnectionBlockedNotification::Unblocked) => Ok(News::Unblocked),
                 Err(_) => Err(self.lost()),
             },
-            recv(bell) -> _ => return Ok(Event::Nothing),
-            default(timeout) => return Ok(Event::Nothing),
+            recv(bell) -> _ => return Ok(News::Nothing),
+            default(timeout) => return Ok(News::Nothing),
         };
         let Ok(confirm) = confirmed else { return Err(self.lost()) };
         let mut tags = self.settled(confirm)?;
@@ -125,7 +134,7 @@ impl Publisher for AmqpPublisher {
                 "it returned a message as unroutable: {} ({})",
                 returned.reply_text, returned.reply_code
             ))),
-            Err(_) => Ok(Event::Confirmed(tags)),
+            Err(_) => Ok(News::Confirmed(tags)),
         }
     }
 

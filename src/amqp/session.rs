@@ -14,7 +14,7 @@ use amiquip::{Channel, Connection, ConnectionTuning, Error};
 
 use super::url::AmqpUrl;
 use super::{is_refusal, reason};
-use crate::broker::ConnectError;
+use crate::connect::ConnectError;
 
 /// How long the broker may take from the TCP connection to the last answer before the first message.
 const SETUP_MAX: Duration = Duration::from_secs(10);
@@ -23,9 +23,12 @@ const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// amiquip takes this much more into memory before `basic_publish` blocks, in bytes.
 const WRITES_HIGH_WATER: usize = 1 << 20;
 
-/// An open connection. Dropping it cuts it.
+/// What is said of a connection that is used after it was found to be lost.
+pub const LOST_BEFORE: &str = "the connection was lost before";
+
+/// An open connection. Dropping it closes it, or cuts it where the broker takes too long.
 pub struct Session {
-    // `None` only while it is dropped.
+    // `None` only once it is being closed, by `close` or by the destructor: nobody can ask for it then.
     open: Option<(Channel, Connection)>,
     socket: TcpStream,
 }
@@ -71,12 +74,12 @@ impl Session {
 
     /// The channel.
     pub fn channel(&self) -> &Channel {
-        let (channel, _) = self.open.as_ref().expect("only the destructor takes it");
+        let (channel, _) = self.open.as_ref().expect("nobody has a session that is being closed");
         channel
     }
 
-    /// Why the connection ended: amiquip tells only whom closes it.
-    pub fn cause(&mut self) -> String {
+    /// Closes the connection and returns why it ended: amiquip reports the cause only from `close`.
+    pub fn close(mut self) -> String {
         self.say_goodbye().unwrap_or_else(|| "the connection ended".into())
     }
 

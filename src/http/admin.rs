@@ -2,76 +2,68 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tiny_http::{Method, Request};
+use tiny_http::Method;
 
-use super::answer::text;
-use super::listener::body::{discard, framing};
-use super::listener::reachable;
-use super::listener::server::Handler;
-use super::listener::slow_clients::SlowLane;
-use super::listener::turns::Taken;
+use super::answer::{Answer, PAGE_METHODS};
+use super::listener::{Handler, Request, reachable};
 use crate::metrics::Metrics;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
+const PLAIN: &str = "Content-Type: text/plain; charset=utf-8\r\n";
+const ALIVE: Answer = Answer::new("200 OK", PLAIN, b"ok\n");
+const READY: Answer = Answer::new("200 OK", PLAIN, b"");
+const UNREADY: Answer = Answer::new("503 Service Unavailable", PLAIN, b"");
+const NUMBERS: Answer = Answer::new(
+    "200 OK",
+    "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n",
+    b"",
+);
+const ELSEWHERE: Answer = Answer::new("404 Not Found", PLAIN, b"there are /healthz, /readyz and /metrics\n");
+
+/// How a program stands.
+pub trait Status: Send + Sync {
+    /// Why it cannot do its job right now; empty when it can.
+    fn problems(&self) -> Vec<String>;
+    /// What `/readyz` says when there is no problem, in whole lines.
+    fn state(&self) -> String;
+    /// Brings the gauges up to date that nobody sets as things happen.
+    fn measure(&self, metrics: &Metrics);
+}
+
 /// The handler of the admin listener.
 pub struct Admin {
     /// What is shown as `/metrics`.
-    pub metrics: &'static Metrics,
-    /// Brings the gauges up to date.
-    pub refresh: Box<dyn Fn(&Metrics) + Send + Sync>,
-    /// Why the program cannot do its job right now; empty when it can.
-    pub problems: Box<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// What `/readyz` says when there is no problem, a line.
-    pub state: Box<dyn Fn() -> String + Send + Sync>,
-}
-
-impl Admin {
-    fn bytes(&self, request: &Request) -> Vec<u8> {
-        const PLAIN: &str = "text/plain; charset=utf-8";
-        if !matches!(request.method(), Method::Get | Method::Head) {
-            return text(request, "405 Method Not Allowed\r\nAllow: GET, HEAD", PLAIN, "only GET and HEAD\n");
-        }
-        match request.url().split('?').next().unwrap_or_default() {
-            "/healthz" => text(request, "200 OK", PLAIN, "ok\n"),
-            "/readyz" => match (self.problems)() {
-                problems if problems.is_empty() => text(request, "200 OK", PLAIN, &(self.state)()),
-                problems => text(request, "503 Service Unavailable", PLAIN, &(problems.join("\n") + "\n")),
-            },
-            "/metrics" => {
-                (self.refresh)(self.metrics);
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                text(request, "200 OK", kind, &self.metrics.text())
-            }
-            _ => text(request, "404 Not Found", PLAIN, "there are /healthz, /readyz and /metrics\n"),
-        }
-    }
+    pub metrics: Arc<Metrics>,
+    /// What is shown as `/readyz`.
+    pub status: Box<dyn Status>,
 }
 
 impl Handler for Admin {
-    type Group = Vec<Taken>;
-
-    fn commit(
-        &'static self,
-        requests: Vec<Taken>,
-        _: &'static SlowLane,
-        _: &'static AtomicBool,
-    ) -> Self::Group {
-        requests
+    fn handle(&self, requests: &[&Request]) -> Vec<Answer> {
+        requests.iter().map(|request| self.answer(request)).collect()
     }
+}
 
-    fn answer(&self, group: Self::Group, _: Instant, slow: &SlowLane, _: bool) {
-        for request in group {
-            if framing(&request).is_pending {
-                // Nobody has a body for this listener, and dropping one may end the process.
-                discard(request.into_parts().0, self.metrics);
-                continue;
+impl Admin {
+    fn answer(&self, request: &Request) -> Answer {
+        if !matches!(request.method(), Method::Get | Method::Head) {
+            return PAGE_METHODS;
+        }
+        match request.target().split('?').next().unwrap_or_default() {
+            "/healthz" => ALIVE,
+            "/readyz" => match self.status.problems() {
+                problems if problems.is_empty() => READY.with_body(self.status.state()),
+                problems => UNREADY.with_body(problems.join("\n") + "\n"),
+            },
+            "/metrics" => {
+                self.status.measure(&self.metrics);
+                NUMBERS.with_body(self.metrics.text())
             }
-            let bytes = self.bytes(&request);
-            slow.answer(request, bytes, self.metrics);
+            _ => ELSEWHERE,
         }
     }
 }

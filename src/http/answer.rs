@@ -1,10 +1,10 @@
 //! Answers as bytes: rendered once, written raw. tiny_http's own responses allocate every header.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::Write;
 
 use jiff::Timestamp;
-use tiny_http::{HTTPVersion, Method, Request};
 
 /// The transparent 1x1 GIF that nginx's `empty_gif` serves.
 const GIF: &[u8; 43] =
@@ -24,87 +24,119 @@ macro_rules! pixel_headers {
     };
 }
 
+/// What tiny_http does with the connection after the answer (T11 of the listener).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// It goes on, as HTTP/1.1 does by itself.
+    KeepAlive,
+    /// It goes on because the client asked for it with HTTP/1.0.
+    KeepAliveAsked,
+    /// It closes.
+    Close,
+}
+
 /// An answer, without what depends on the request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Answer {
     status: &'static str,
     headers: &'static str,
-    body: &'static [u8],
+    body: Cow<'static, [u8]>,
+    is_visit: bool,
 }
 
 /// 200 with the GIF.
 pub const PIXEL: Answer =
-    Answer { status: "200 OK", headers: concat!("Content-Type: image/gif\r\n", pixel_headers!()), body: GIF };
+    Answer::new("200 OK", concat!("Content-Type: image/gif\r\n", pixel_headers!()), GIF);
 
 /// 204: recorded, for `navigator.sendBeacon`.
-pub const RECORDED: Answer = Answer { status: "204 No Content", headers: pixel_headers!(), body: b"" };
+pub const RECORDED: Answer = Answer::new("204 No Content", pixel_headers!(), b"");
 
 /// 204 for a CORS preflight (Fetch standard, section 3.2).
-pub const PREFLIGHT: Answer = Answer {
-    status: "204 No Content",
-    headers: "Allow: GET, HEAD, POST, OPTIONS\r\n\
+pub const PREFLIGHT: Answer = Answer::new(
+    "204 No Content",
+    "Allow: GET, HEAD, POST, OPTIONS\r\n\
               Access-Control-Allow-Origin: *\r\n\
               Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n\
               Access-Control-Allow-Headers: *\r\n\
               Access-Control-Max-Age: 86400\r\n",
-    body: b"",
-};
+    b"",
+);
 
 /// 503 with the GIF: the visit is not recorded, and the page that shows the pixel looks as ever.
-pub const UNAVAILABLE: Answer = Answer {
-    status: "503 Service Unavailable",
-    headers: concat!("Content-Type: image/gif\r\nRetry-After: 5\r\n", pixel_headers!()),
-    body: GIF,
-};
+pub const UNAVAILABLE: Answer = Answer::new(
+    "503 Service Unavailable",
+    concat!("Content-Type: image/gif\r\nRetry-After: 5\r\n", pixel_headers!()),
+    GIF,
+);
 
 /// 405 for the pixel.
 pub const PIXEL_METHODS: Answer =
-    Answer { status: "405 Method Not Allowed", headers: "Allow: GET, HEAD, POST, OPTIONS\r\n", body: b"" };
+    Answer::new("405 Method Not Allowed", "Allow: GET, HEAD, POST, OPTIONS\r\n", b"");
 
 /// 405 for everything else.
-pub const PAGE_METHODS: Answer =
-    Answer { status: "405 Method Not Allowed", headers: "Allow: GET, HEAD\r\n", body: b"" };
+pub const PAGE_METHODS: Answer = Answer::new("405 Method Not Allowed", "Allow: GET, HEAD\r\n", b"");
 
 /// 404.
-pub const NOT_FOUND: Answer =
-    Answer { status: "404 Not Found", headers: "Content-Type: text/plain\r\n", body: b"not found\n" };
+pub const NOT_FOUND: Answer = Answer::new("404 Not Found", "Content-Type: text/plain\r\n", b"not found\n");
 
 /// 400: where the request ends cannot be told for sure (RFC 9112, section 6.3).
-pub const BAD_FRAMING: Answer = Answer {
-    status: "400 Bad Request",
-    headers: "Connection: close\r\nContent-Type: text/plain\r\n",
-    body: b"the length of the body is unclear\n",
-};
+pub const BAD_FRAMING: Answer = Answer::new(
+    "400 Bad Request",
+    "Connection: close\r\nContent-Type: text/plain\r\n",
+    b"the length of the body is unclear\n",
+);
+
+/// 500: what was asked for may have been done or not.
+pub const FAILED: Answer = Answer::new(
+    "500 Internal Server Error",
+    "Connection: close\r\nContent-Type: text/plain\r\n",
+    b"this should not have happened\n",
+);
 
 /// 413: the body is larger than what is read of one.
-pub const TOO_LARGE: Answer = Answer {
-    status: "413 Content Too Large",
-    headers: "Connection: close\r\nContent-Type: text/plain\r\n",
-    body: b"at most 64 KiB of body is read\n",
-};
+pub const TOO_LARGE: Answer = Answer::new(
+    "413 Content Too Large",
+    "Connection: close\r\nContent-Type: text/plain\r\n",
+    b"at most 64 KiB of body is read\n",
+);
 
 impl Answer {
-    /// An answer with a body of its own.
+    /// An answer with this status ("200 OK"), these headers, each with its line end, and this body. Date,
+    /// length and what becomes of the connection are added.
     pub const fn new(status: &'static str, headers: &'static str, body: &'static [u8]) -> Self {
-        Answer { status, headers, body }
+        Answer { status, headers, body: Cow::Borrowed(body), is_visit: false }
     }
 
-    /// The bytes for `request`; `closing` tells a client that would go on to use another connection.
-    pub fn bytes(&self, request: &Request, closing: bool) -> Vec<u8> {
-        let connection = match keep_alive(request) {
+    /// The same with a body of its own.
+    pub fn with_body(self, body: String) -> Self {
+        Answer { body: Cow::Owned(body.into_bytes()), ..self }
+    }
+
+    /// The same, to a visit: the time that it took is measured.
+    pub fn to_visit(self) -> Self {
+        Answer { is_visit: true, ..self }
+    }
+
+    /// Whether it is the answer to a visit.
+    pub fn is_visit(&self) -> bool {
+        self.is_visit
+    }
+
+    /// The bytes for a connection that is kept so; `is_closing` tells a client that would go on to use another.
+    pub(super) fn bytes(&self, persistence: Persistence, is_head: bool, is_closing: bool) -> Vec<u8> {
+        let connection = match persistence {
             _ if self.headers.starts_with("Connection: close") => "",
-            Some(true) if closing => "Connection: close\r\n",
-            Some(true) if *request.http_version() == HTTPVersion(1, 0) => "Connection: keep-alive\r\n",
-            Some(true) => "",
+            Persistence::KeepAlive if !is_closing => "",
+            Persistence::KeepAliveAsked if !is_closing => "Connection: keep-alive\r\n",
             _ => "Connection: close\r\n",
         };
-        let body = if *request.method() == Method::Head { &b""[..] } else { self.body };
+        let body = if is_head { &b""[..] } else { &self.body };
         self.render(connection, body)
     }
 
     /// The bytes for a client whose request is given up.
-    pub fn last_bytes(&self) -> Vec<u8> {
-        self.render("", self.body)
+    pub(super) fn last_bytes(&self) -> Vec<u8> {
+        self.render("", &self.body)
     }
 
     fn render(&self, connection: &str, body: &[u8]) -> Vec<u8> {
@@ -122,42 +154,6 @@ impl Answer {
         bytes.extend_from_slice(body);
         bytes
     }
-}
-
-/// A dynamic answer, always in full: for the admin listener.
-pub fn text(request: &Request, status: &str, content_type: &str, body: &str) -> Vec<u8> {
-    let connection = if keep_alive(request) == Some(true) { "" } else { "Connection: close\r\n" };
-    let head = format!(
-        "HTTP/1.1 {status}\r\n{connection}Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    let body = if *request.method() == Method::Head { "" } else { body };
-    [head.as_bytes(), body.as_bytes()].concat()
-}
-
-/// Whether tiny_http will go on with the connection, by its own rule: it looks at the first
-/// `Connection` header only. `None` where it hands the connection over (`upgrade`).
-fn keep_alive(request: &Request) -> Option<bool> {
-    let is_1_0 = *request.http_version() == HTTPVersion(1, 0);
-    let Some(value) = header(request, "Connection") else { return Some(!is_1_0) };
-    if contains_ignore_case(value, "close") {
-        Some(false)
-    } else if contains_ignore_case(value, "upgrade") {
-        None
-    } else {
-        Some(!is_1_0 || contains_ignore_case(value, "keep-alive"))
-    }
-}
-
-/// Whether `option` stands anywhere in `value`, in capitals or not: what tiny_http looks for.
-pub fn contains_ignore_case(value: &str, option: &str) -> bool {
-    value.as_bytes().windows(option.len()).any(|part| part.eq_ignore_ascii_case(option.as_bytes()))
-}
-
-/// The first value of a header.
-pub fn header<'r>(request: &'r Request, name: &'static str) -> Option<&'r str> {
-    let found = request.headers().iter().find(|header| header.field.equiv(name));
-    found.map(|header| header.value.as_str())
 }
 
 /// Calls `use_date` with the present time as an IMF-fixdate (RFC 9110, section 5.6.7), which is made

@@ -1,13 +1,14 @@
-//! HTTP through tiny_http: the public listener, the admin listener, and what keeps both standing.
+//! Station "http": requests become durable visits, through tiny_http.
+//!
+//! [`Listener`] keeps a listening socket answered, whatever clients do; [`Track`] is what the public one
+//! answers, [`Admin`] what operators are told.
 
 mod admin;
 mod answer;
 mod listener;
 mod track;
 
-pub use self::admin::{Admin, ask_ready};
-pub use self::listener::server::{DoorSettings, Handler};
-pub use self::listener::slow_clients::SlowLane;
-pub use self::listener::turns::Taken;
-pub use self::listener::{Door, has_outgrown_memory, raise_open_files_limit};
+pub use self::admin::{Admin, Status, ask_ready};
+pub use self::answer::Answer;
+pub use self::listener::{Handler, Listener, ListenerSettings, Request};
 pub use self::track::{STORE, Track};

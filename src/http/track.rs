@@ -1,27 +1,25 @@
-//! The public endpoints: a group of requests becomes one durable append, then each is answered.
+//! The public endpoints: a group of requests becomes one durable append, and then each has its answer.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use tiny_http::{Method, Request};
+use tiny_http::Method;
 
 use super::answer::{
-    Answer, BAD_FRAMING, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, PREFLIGHT, RECORDED, UNAVAILABLE,
+    Answer, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, PREFLIGHT, RECORDED, UNAVAILABLE,
 };
-use super::listener::body::{Bodies, Framing, framing};
-use super::listener::server::Handler;
-use super::listener::slow_clients::SlowLane;
-use super::listener::turns::Taken;
+use super::listener::{Handler, Request};
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::queue::VisitStore;
 use crate::visit::client_ip::TrustedProxies;
-use crate::visit::request::{Target, VisitStore, visit};
+use crate::visit::request::{Target, visit};
 use crate::visit::wire::encode;
 
-/// The name under which the listener reports a store that refuses.
+/// The name under which health shows a store that refuses.
 pub const STORE: &str = "spool";
+/// What a visit takes as JSON, more or less.
+const TYPICAL_BYTES: usize = 256;
 
 const PAGE_BODY: &str = include_str!("page.html");
 const PAGE: Answer = Answer::new(
@@ -33,49 +31,47 @@ const PAGE: Answer = Answer::new(
 );
 const ROBOTS: Answer = Answer::new("200 OK", "Content-Type: text/plain\r\n", b"User-agent: *\nDisallow: /\n");
 
-/// What a request is to the pixel.
-#[derive(Clone, Copy)]
-pub enum Kind {
-    /// To be recorded, then answered so.
-    Visit(Answer),
-    /// To be answered so.
-    Other(Answer),
-}
-
 /// The handler of the public listener.
 pub struct Track {
     /// Where visits become durable.
-    pub store: &'static dyn VisitStore,
-    /// Whose word on the client's address is believed.
+    pub store: Arc<dyn VisitStore>,
+    /// Proxies whose X-Forwarded-For and Forwarded headers are trusted.
     pub proxies: TrustedProxies,
     /// What is counted.
-    pub metrics: &'static Metrics,
+    pub metrics: Arc<Metrics>,
     /// Where a store that refuses is shown.
-    pub health: &'static Health,
-    bodies: Bodies,
+    pub health: Arc<Health>,
+}
+
+impl Handler for Track {
+    fn handle(&self, requests: &[&Request]) -> Vec<Answer> {
+        let (mut lines, mut visits) = (Vec::with_capacity(requests.len() * TYPICAL_BYTES), 0);
+        let mut answers: Vec<Answer> = requests
+            .iter()
+            .map(|request| {
+                let target = Target::parse(request.target());
+                match route(&target, request.method()) {
+                    Route::Visit(answer) => {
+                        let peer = request.peer().ip();
+                        let visit = visit(Timestamp::now(), peer, &self.proxies, target, request.headers());
+                        encode(&visit, &mut lines);
+                        visits += 1;
+                        answer.to_visit()
+                    }
+                    Route::Other(answer) => answer,
+                }
+            })
+            .collect();
+        if visits > 0 && !self.keep(&lines, visits) {
+            let refused = answers.iter_mut().filter(|answer| answer.is_visit());
+            refused.for_each(|answer| *answer = UNAVAILABLE.to_visit());
+        }
+        answers
+    }
 }
 
 impl Track {
-    /// A handler that keeps visits in `store`.
-    pub fn new(
-        store: &'static dyn VisitStore,
-        proxies: TrustedProxies,
-        metrics: &'static Metrics,
-        health: &'static Health,
-    ) -> Self {
-        Track { store, proxies, metrics, health, bodies: Bodies::default() }
-    }
-
-    /// Appends the line of a visit.
-    fn encode(&self, request: &Request, lines: &mut Vec<u8>) {
-        let peer = request.remote_addr().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip());
-        let headers =
-            request.headers().iter().map(|header| (header.field.as_str().as_str(), header.value.as_str()));
-        let target = Target::parse(request.url());
-        encode(&visit(Timestamp::now(), peer, &self.proxies, target, headers), lines);
-    }
-
-    /// Makes `count` visits durable.
+    /// Makes `count` visits durable; returns whether they are.
     fn keep(&self, lines: &[u8], count: u32) -> bool {
         match self.store.append(lines, count) {
             Ok(()) => {
@@ -95,80 +91,19 @@ impl Track {
             }
         }
     }
-
-    /// Answers one request whose body is there by now.
-    fn handle_one(&self, request: Taken, slow: &SlowLane, closing: bool) {
-        let taken = Instant::now();
-        let mut kind = kind(&request, framing(&request));
-        if let Kind::Visit(_) = kind {
-            let mut lines = Vec::new();
-            self.encode(&request, &mut lines);
-            if !self.keep(&lines, 1) {
-                kind = Kind::Visit(UNAVAILABLE);
-            }
-        }
-        self.answer_one(request, kind, taken, slow, closing);
-    }
-
-    fn answer_one(&self, request: Taken, kind: Kind, taken: Instant, slow: &SlowLane, closing: bool) {
-        let (Kind::Visit(answer) | Kind::Other(answer)) = kind;
-        let bytes = answer.bytes(&request, closing);
-        slow.answer(request, bytes, self.metrics);
-        if let Kind::Visit(_) = kind {
-            self.metrics.track_duration.observe(taken.elapsed().as_secs_f64());
-        }
-    }
 }
 
-impl Handler for Track {
-    type Group = Vec<(Taken, Kind)>;
-
-    fn commit(
-        &'static self,
-        requests: Vec<Taken>,
-        slow: &'static SlowLane,
-        stopping: &'static AtomicBool,
-    ) -> Self::Group {
-        let (mut lines, mut count) = (Vec::with_capacity(requests.len() * 256), 0);
-        let mut group = Vec::with_capacity(requests.len());
-        for request in requests {
-            let framing = framing(&request);
-            if framing.is_pending {
-                self.bodies.take(request, framing.length, self.metrics, move |request| {
-                    self.handle_one(request, slow, stopping.load(Ordering::Relaxed));
-                });
-                continue;
-            }
-            let kind = kind(&request, framing);
-            if let Kind::Visit(_) = kind {
-                self.encode(&request, &mut lines);
-                count += 1;
-            }
-            group.push((request, kind));
-        }
-        let kept = count == 0 || self.keep(&lines, count);
-        group
-            .into_iter()
-            .map(|(request, kind)| match kind {
-                Kind::Visit(_) if !kept => (request, Kind::Visit(UNAVAILABLE)),
-                kind => (request, kind),
-            })
-            .collect()
-    }
-
-    fn answer(&self, group: Self::Group, taken: Instant, slow: &SlowLane, closing: bool) {
-        for (request, kind) in group {
-            self.answer_one(request, kind, taken, slow, closing);
-        }
-    }
+/// What a request is to the pixel.
+enum Route {
+    /// To be recorded, then answered so.
+    Visit(Answer),
+    /// To be answered so.
+    Other(Answer),
 }
 
-fn kind(request: &Request, framing: Framing) -> Kind {
-    use Kind::{Other, Visit};
-    if framing.is_unclear {
-        return Other(BAD_FRAMING);
-    }
-    match (Target::parse(request.url()).path, request.method()) {
+fn route(target: &Target<'_>, method: &Method) -> Route {
+    use Route::{Other, Visit};
+    match (target.path, method) {
         ("/track" | "/track.gif", Method::Get) => Visit(PIXEL),
         ("/track" | "/track.gif", Method::Post) => Visit(RECORDED),
         ("/track" | "/track.gif", Method::Head) => Other(PIXEL),

@@ -7,104 +7,28 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::disk::{DiskFile, folder_of, read_whole, sync_folder};
-use crate::record::state::Mark;
+use super::lock::{OutputLock, lock_out_others, unlock};
+use super::tail::Tail;
+use crate::disk::{DiskFile, folder_of, identity, private_file, sibling, sync_folder};
+use crate::record::Mark;
 use crate::record::{VisitLog, VisitLogError};
 
-/// How long a reader may keep its lock on the output before that counts as a failure.
-const READER_MAX: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(100);
 /// How much of a file is in memory while it is copied.
 const PIECE_BYTES: usize = 1 << 20;
-
-/// `path` with `.suffix` behind its whole name.
-pub fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// The right to write one output file, held for the writer's life.
-pub struct OutputLock {
-    path: PathBuf,
-    file: File,
-}
-
-impl OutputLock {
-    /// Waits for the lock `<output>.lock`, polling; `None` when `stop` was set before. Calls
-    /// `stand_by` once if somebody else holds it.
-    ///
-    /// # Errors
-    /// What the system said.
-    pub fn acquire(output: &Path, stop: &AtomicBool, stand_by: impl FnOnce()) -> io::Result<Option<Self>> {
-        let path = beside(output, "lock");
-        let mut stand_by = Some(stand_by);
-        while !stop.load(Ordering::Relaxed) {
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false).mode(0o640).open(&path)?;
-            match fs2::FileExt::try_lock_exclusive(&file) {
-                Ok(()) => {
-                    let lock = OutputLock { path: path.clone(), file };
-                    // Else its file was removed between the two calls, and its lock locks nothing.
-                    if lock.check().is_ok() && !is_in_a_batch(output)? {
-                        return Ok(Some(lock));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-            if let Some(stand_by) = stand_by.take() {
-                stand_by();
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(None)
-    }
-
-    /// Whether the file that is locked is still the one that others would lock.
-    fn check(&self) -> Result<(), VisitLogError> {
-        let path = || self.path.display().to_string();
-        let failed = |error| VisitLogError::Failed { path: path(), error };
-        let locked = self.file.metadata().map_err(failed)?;
-        match fs::metadata(&self.path) {
-            Ok(named) if identity(&named) == identity(&locked) => Ok(()),
-            // The folder is away, with the lock in it: it may come back.
-            Err(error) if error.kind() != io::ErrorKind::NotFound || !folder_of(&self.path).exists() => {
-                Err(failed(error))
-            }
-            _ => Err(VisitLogError::LockLost { path: path() }),
-        }
-    }
-}
-
-/// Whether somebody holds the output's flock: a reader, or a writer within its batch. The latter has lost
-/// the lock, but once woken up it will commit that batch before it notices.
-fn is_in_a_batch(output: &Path) -> io::Result<bool> {
-    let file = match File::open(output) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    match fs2::FileExt::try_lock_exclusive(&file) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-        locked => locked.map(|()| false),
-    }
-}
 
 /// The output file and the lock that makes it this process's.
 pub struct OutputFile {
     path: PathBuf,
     lock: OutputLock,
     // Set by SIGHUP.
-    reopen: &'static AtomicBool,
+    reopen: Arc<AtomicBool>,
     // The ledger's last mark, until the first opening has compared it with the file.
     committed: Option<Mark>,
     open: Option<Open>,
@@ -126,7 +50,7 @@ impl Open {
 
 impl OutputFile {
     /// The output at `path`, last committed at `committed`. It is opened by the first `retract`.
-    pub fn new(path: &Path, lock: OutputLock, committed: Option<Mark>, reopen: &'static AtomicBool) -> Self {
+    pub fn new(path: &Path, lock: OutputLock, committed: Option<Mark>, reopen: Arc<AtomicBool>) -> Self {
         OutputFile { path: path.into(), lock, reopen, committed, open: None }
     }
 
@@ -144,8 +68,7 @@ impl OutputFile {
             return Ok(());
         }
         self.open = None;
-        let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).mode(0o640).open(&self.path)?;
+        let file = private_file().read(true).append(true).open(&self.path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
@@ -223,88 +146,6 @@ impl VisitLog for OutputFile {
     }
 }
 
-/// The end of a file: what is appended there is provisional until it is settled.
-pub struct Tail {
-    file: Box<dyn DiskFile>,
-    // Where the provisional bytes start.
-    provisional_from: Option<u64>,
-}
-
-impl Tail {
-    /// The end of `file`, all of which is settled.
-    pub fn new(file: Box<dyn DiskFile>) -> Self {
-        Tail { file, provisional_from: None }
-    }
-
-    /// The file's length.
-    pub fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    /// Whether the file is empty.
-    pub fn is_empty(&self) -> io::Result<bool> {
-        self.file.is_empty()
-    }
-
-    /// Appends `lines` durably; returns the file's length then. A last line that somebody left
-    /// without its end is ended first.
-    pub fn append(&mut self, lines: &[u8]) -> io::Result<u64> {
-        let from = self.file.len()?;
-        let mut last = [b'\n'];
-        if from > 0 {
-            read_whole(&*self.file, &mut last, from - 1)?;
-        }
-        self.provisional_from = Some(from);
-        if last != [b'\n'] {
-            self.file.append(b"\n")?;
-        }
-        self.file.append(lines)?;
-        self.file.sync()?;
-        self.file.len()
-    }
-
-    /// What was appended stays.
-    pub fn settle(&mut self) {
-        self.provisional_from = None;
-    }
-
-    /// Removes what was appended and not settled, durably.
-    pub fn retract(&mut self) -> io::Result<()> {
-        if let Some(from) = self.provisional_from {
-            // Somebody may have truncated it since: it must not grow by zeros.
-            self.file.set_len(from.min(self.file.len()?))?;
-            self.file.sync()?;
-            self.provisional_from = None;
-        }
-        Ok(())
-    }
-}
-
-fn identity(metadata: &fs::Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
-}
-
-fn lock_out_others(file: &File) -> io::Result<()> {
-    let until = Instant::now() + READER_MAX;
-    loop {
-        match fs2::FileExt::try_lock_exclusive(file) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let text = "another process keeps it locked (flock)";
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-fn unlock(file: &File) {
-    // It fails only for a descriptor that is none.
-    let _ = fs2::FileExt::unlock(file);
-}
-
 /// Moves what stands behind `length` to a file of its own beside, and cuts it off.
 fn cut_behind(file: &File, path: &Path, length: u64) -> io::Result<()> {
     let behind = file.metadata()?.len().saturating_sub(length);
@@ -312,8 +153,8 @@ fn cut_behind(file: &File, path: &Path, length: u64) -> io::Result<()> {
         return Ok(());
     }
     let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%.fZ").to_string();
-    let kept_path = beside(path, &format!("unacknowledged-{time}"));
-    let kept = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&kept_path)?;
+    let kept_path = sibling(path, &format!("unacknowledged-{time}"));
+    let kept = private_file().write(true).create_new(true).open(&kept_path)?;
     if let Err(error) = copy_behind(file, length, &kept).and_then(|()| kept.sync_all()) {
         // The next try makes another.
         let _ = fs::remove_file(&kept_path);
@@ -343,54 +184,5 @@ fn copy_behind(file: &File, mut from: u64, mut copy: &File) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::fake::FakeFile;
-
-    #[test]
-    fn what_fails_is_retracted_and_what_is_settled_stays() {
-        for healthy_operations in 0..8 {
-            let disk = FakeFile::default();
-            let mut tail = Tail::new(Box::new(disk.clone()));
-            tail.append(b"one\n").expect("the disk works");
-            tail.settle();
-            disk.fail_after(healthy_operations);
-            let mut settled = b"one\n".to_vec();
-            if tail.append(b"two\n").is_ok() {
-                tail.settle();
-                settled.extend_from_slice(b"two\n");
-            }
-            disk.heal();
-            tail.retract().expect("the disk is healed");
-            assert_eq!(disk.crash(0).live(), settled, "after {healthy_operations}");
-        }
-    }
-
-    /// The retraction made the file as long as it had been, with zeros: one endless line.
-    #[test]
-    fn a_file_that_was_truncated_after_a_failed_append_is_not_filled_with_zeros() {
-        let disk = FakeFile::default();
-        let mut tail = Tail::new(Box::new(disk.clone()));
-        tail.append(b"one\n").expect("the disk works");
-        tail.settle();
-        disk.fail_after(1);
-        tail.append(b"two\n").expect_err("the disk fails");
-        disk.heal();
-        disk.set_len(0).expect("the disk is healed");
-        tail.retract().expect("the disk is healed");
-        assert_eq!(disk.live(), b"");
-    }
-
-    #[test]
-    fn a_torn_last_line_is_ended_before_the_next() {
-        let disk = FakeFile::default();
-        disk.append(b"torn").expect("the disk works");
-        let mut tail = Tail::new(Box::new(disk.clone()));
-        assert_eq!(tail.append(b"whole\n").expect("the disk works"), 11);
-        assert_eq!(disk.live(), b"torn\nwhole\n");
     }
 }

@@ -3,15 +3,14 @@
 //! It is read into memory at start, and written anew as one entry when it has grown. Nothing but the
 //! holder of the output's lock writes it; `pixel audit` reads it while it is in use.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::journal::{Journal, read_record};
-use crate::disk::{DiskFile, folder_of, sync_folder};
-use crate::record::state::{Entry, Written};
+use crate::disk::{DiskFile, folder_of, identity, open_private, private_file, sync_folder};
+use crate::record::{Entry, Written};
 use crate::record::{Ledger, LedgerError};
 
 /// It is written anew when it is this much longer than four times its last snapshot, in bytes.
@@ -36,8 +35,7 @@ impl LedgerFile {
     /// What the system said; `InvalidData` where it is no ledger of this program.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let open = || {
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
+            let file = open_private(path)?;
             let identity = identity(&file.metadata()?);
             let ledger = Self::over(path.to_path_buf(), Arc::new(file))?;
             sync_folder(folder_of(path))?;
@@ -71,8 +69,7 @@ impl LedgerFile {
     /// Replaces the journal by one that holds the state as one entry.
     fn rewrite(&mut self) -> io::Result<()> {
         let draft = self.path.with_extension("ledger.new");
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640).open(&draft)?;
+        let file = private_file().read(true).write(true).truncate(true).open(&draft)?;
         let identity = identity(&file.metadata()?);
         let mut journal = Journal::create(Arc::new(file));
         journal.append(&[&bytes(&self.written.snapshot())])?;
@@ -132,10 +129,6 @@ impl Ledger for LedgerFile {
         let repaired = self.sync_name().and_then(|()| self.journal.repair()).and_then(|()| self.keep_name());
         repaired.map_err(|error| self.error(error))
     }
-}
-
-fn identity(metadata: &fs::Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }
 
 fn bytes(entry: &Entry) -> Vec<u8> {

@@ -1,4 +1,14 @@
-//! The output file and its ledger on disk.
+//! Station "output": the file of visits, its locks, and the ledger of what stands in it.
+//!
+//! [`OutputFile`] and [`LedgerFile`] fill the ports of [`crate::record`] on disk.
 
-pub mod file;
-pub mod ledger;
+mod file;
+mod ledger;
+mod lock;
+mod tail;
+
+pub use self::file::OutputFile;
+pub use self::ledger::{LedgerFile, read as read_ledger};
+pub use self::lock::OutputLock;
+#[cfg(test)]
+pub(crate) use self::tail::Tail;

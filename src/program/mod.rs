@@ -1,135 +1,76 @@
-//! What every program does around its work: log, signals, and the way to its end.
+//! What composes the stations into programs: options, the process with its parts and its end, and the pieces
+//! that more than one program plugs in.
 
 pub mod options;
+mod process;
+mod status;
+mod writer;
 
-use std::ffi::OsString;
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
-use signal_hook::consts::{SIGHUP, SIGTERM};
-use signal_hook::iterator::Signals;
+pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
+pub use self::status::{Collector, Embedded, Storage};
+pub use self::writer::Writer;
 
-/// Why a program ends.
-#[derive(Debug)]
-pub enum Event {
-    /// SIGTERM or SIGINT.
-    Stop,
-    /// A part cannot go on, and why.
-    Failed(String),
-}
+use clap::ArgMatches;
 
-/// The signals that this process got.
-pub struct Signalled {
-    /// SIGHUP came since it was last reset.
-    pub reopen: AtomicBool,
-    /// SIGTERM or SIGINT came.
-    pub stop: AtomicBool,
-}
+use self::options::{Given, HttpSettings, Setting, SpoolSettings, admin_listener};
+use crate::http::{Admin, Listener, ListenerSettings, Status, Track, ask_ready};
+use crate::limits::warn_of_few_files;
+use crate::spool::Spool;
 
-/// The one instance: signals are the process's, not a part's.
-pub static SIGNALLED: Signalled = Signalled { reopen: AtomicBool::new(false), stop: AtomicBool::new(false) };
-
-/// Starts the log: to stderr, each line with time and level. tiny_http and amiquip are heard only where
-/// the filter names them: what they report as errors, Pixel handles and words itself.
-pub fn start_log(filter: &str) {
-    let mut builder = env_logger::Builder::new();
-    for library in ["tiny_http", "amiquip"] {
-        builder.filter_module(library, log::LevelFilter::Off);
-    }
-    builder.parse_filters(filter).format_target(false).init();
-}
-
-/// Listens for signals; the first SIGTERM or SIGINT is an [`Event::Stop`], the second ends at once.
+/// Opens the spool, and makes its first segment.
 ///
 /// # Errors
-/// What the system said.
-pub fn listen_for_signals() -> io::Result<(Sender<Event>, Receiver<Event>)> {
-    let (events, received) = crossbeam_channel::unbounded();
-    let stop = {
-        let events = events.clone();
-        move || {
-            if SIGNALLED.stop.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-            // The receiver lives as long as `main`.
-            let _ = events.send(Event::Stop);
-        }
+/// Who holds it, or what the system said.
+pub fn open_spool(settings: &SpoolSettings) -> Result<Arc<Spool>, Failure> {
+    let spool = Spool::open(&settings.folder, settings.slots, settings.max_bytes);
+    let spool = spool.map_err(|error| Failure::Runtime(error.to_string()))?;
+    spool.prepare();
+    match spool.visits() {
+        0 => log::debug!("the spool is `{}`", spool.folder().display()),
+        visits => log::info!("{visits} visits wait in the spool `{}`", spool.folder().display()),
+    }
+    Ok(Arc::new(spool))
+}
+
+/// Opens the public listener, whose visits go to `spool`.
+///
+/// # Errors
+/// What the system said to the address.
+pub fn listen(settings: HttpSettings, spool: &Arc<Spool>, process: &Process) -> Result<Listener, Failure> {
+    warn_of_few_files(64 + 4 * settings.listener.workers as u64);
+    let track = Track {
+        store: spool.clone(),
+        proxies: settings.proxies,
+        metrics: process.metrics.clone(),
+        health: process.health.clone(),
     };
-    // With its feature `termination`, ctrlc would take SIGHUP for an end, too.
-    ctrlc::set_handler(stop.clone()).map_err(io::Error::other)?;
-    let mut signals = Signals::new([SIGTERM, SIGHUP])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            match signal {
-                SIGHUP => SIGNALLED.reopen.store(true, Ordering::Relaxed),
-                _ => stop(),
-            }
-        }
-    })?;
-    Ok((events, received))
+    process.listen(settings.listener, Arc::new(track))
 }
 
-/// Starts a part on a thread of its own; its error ends the program, and so does its panic.
+/// Opens the admin listener, which tells operators what `status` says. It closes with the process.
 ///
 /// # Errors
-/// What the system said.
-pub fn start(
-    name: &str,
-    events: &Sender<Event>,
-    part: impl FnOnce() -> Result<(), String> + Send + 'static,
-) -> io::Result<thread::JoinHandle<()>> {
-    let events = events.clone();
-    thread::Builder::new().name(name.into()).spawn(move || {
-        let outcome = catch_unwind(AssertUnwindSafe(part));
-        if let Err(problem) = outcome.unwrap_or_else(|_| Err("a part panicked, see above".into())) {
-            // The receiver lives as long as `main`.
-            let _ = events.send(Event::Failed(problem));
-        }
-    })
+/// What the system said to the address.
+pub fn listen_for_operators(
+    settings: ListenerSettings,
+    status: impl Status + 'static,
+    process: &Process,
+) -> Result<SocketAddr, Failure> {
+    let admin = Admin { metrics: process.metrics.clone(), status: Box::new(status) };
+    let listener = process.listen(settings, Arc::new(admin))?;
+    log::info!("admin on http://{}", listener.address());
+    Ok(listener.address())
 }
 
-/// Turns the outcome of `run` into an exit status: 0, 1, or 2 for bad settings.
-pub fn exit(program: &str, outcome: Result<(), Failure>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Settings(problem)) => {
-            eprintln!("{program}: {problem}\ntry {program} --help");
-            ExitCode::from(2)
-        }
-        Err(Failure::Reported) => ExitCode::FAILURE,
-        Err(Failure::Runtime(problem)) => {
-            eprintln!("{program}: {problem}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Why a program ends before its time.
-#[derive(Debug)]
-pub enum Failure {
-    /// It was told what it cannot do.
-    Settings(String),
-    /// It cannot go on.
-    Runtime(String),
-    /// What it found, and has shown already, is a failure.
-    Reported,
-}
-
-impl From<String> for Failure {
-    fn from(problem: String) -> Self {
-        Failure::Runtime(problem)
-    }
-}
-
-/// Replaces this process by a new one of the same program, which keeps its process id.
-pub fn restart() -> Failure {
-    let program = std::env::current_exe().unwrap_or_else(|_| "pixel".into());
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let error = Command::new(&program).args(arguments).exec();
-    Failure::Runtime(format!("failed to start `{}` again: {error}", program.display()))
+/// Asks the running program whether it is ready: for a container's health check.
+#[expect(clippy::print_stdout, reason = "the answer is what it is asked for")]
+pub fn healthcheck(program: &str, given: &ArgMatches, setting: &Setting) -> ExitCode {
+    let mut given = Given::new(given);
+    let admin = admin_listener(&mut given, setting);
+    let asked = given.refuse_bad().and_then(|()| ask_ready(admin.listen).map_err(Failure::Runtime));
+    exit(program, asked.map(|state| println!("{state}")))
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::record::state::Written;
+use super::state::Written;
 
 /// What was written of every producer's visits.
 #[derive(Debug, Serialize)]
@@ -105,7 +105,7 @@ impl fmt::Display for Runs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::state::Entry;
+    use crate::record::Entry;
 
     #[test]
     fn a_gap_is_named() {

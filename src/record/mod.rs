@@ -5,26 +5,26 @@
 //! delivery that comes again and that the ledger drops, or bytes behind the committed length of the
 //! output, which the next start cuts off.
 
-pub mod audit;
+mod audit;
 mod ports;
-pub mod sequences;
-pub mod spool_inbox;
-pub mod state;
+mod sequences;
+mod spool_inbox;
+mod state;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-pub use self::ports::{
-    Delivered, Inbox, InboxConnector, InboxError, Ledger, LedgerError, VisitLog, VisitLogError,
-};
-use crate::broker::{BROKER, ConnectError};
-use crate::connect::Backoff;
+pub use self::audit::Audit;
+pub use self::ports::{Delivered, Inbox, InboxError, Ledger, LedgerError, VisitLog, VisitLogError};
+pub use self::spool_inbox::SpoolInbox;
+pub use self::state::{Entry, Mark, Written};
+use crate::connect::{Backoff, Connect, ConnectError, Reconnect, Setback};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::record::state::Entry;
+use crate::stop::Stop;
 use crate::visit::Visit;
 use crate::visit::lines::{LineFormat, Numbered};
 use crate::visit::wire::{Origin, Unreadable, decode};
@@ -46,6 +46,18 @@ pub enum RecordError {
     /// The broker says no, again and again.
     Refused(String),
 }
+
+impl fmt::Display for RecordError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordError::Inbox(InboxError(why)) | RecordError::LockLost(why) | RecordError::Refused(why) => {
+                formatter.write_str(why)
+            }
+        }
+    }
+}
+
+impl std::error::Error for RecordError {}
 
 impl From<InboxError> for RecordError {
     fn from(error: InboxError) -> Self {
@@ -103,8 +115,8 @@ impl Recorder<'_> {
     ///
     /// # Errors
     /// See [`RecordError`].
-    pub fn run(&mut self, inbox: &mut dyn Inbox, stop: &AtomicBool) -> Result<(), RecordError> {
-        while !stop.load(Ordering::Relaxed) {
+    pub fn run(&mut self, inbox: &mut dyn Inbox, stop: &Stop) -> Result<(), RecordError> {
+        while !stop.is_set() {
             let batch = inbox.receive(TICK)?;
             if batch.is_empty() {
                 // Looks after output and ledger, too: somebody may have moved or removed them.
@@ -119,74 +131,67 @@ impl Recorder<'_> {
             for (_, why) in &plan.unreadable {
                 log::warn!("a message that cannot be read goes to the dead letters: {why}");
             }
-            inbox.acknowledge(&plan.unreadable)?;
+            let unreadable: Vec<usize> = plan.unreadable.iter().map(|(place, _)| *place).collect();
+            inbox.acknowledge(&unreadable)?;
         }
         Ok(())
     }
 
-    /// Records what comes over any number of connections until `stop` is set. Whatever goes wrong with
-    /// one, the cure is another: what was not acknowledged comes again on it.
+    /// Records what comes over any number of connections until the word to stop is given. Whatever goes
+    /// wrong with one, the cure is another: what was not acknowledged comes again on it.
     ///
     /// # Errors
     /// [`RecordError::LockLost`], and [`RecordError::Refused`] when the broker has refused
     /// [`REFUSALS_MAX`] times in a row: any failure during the login looks like a refusal.
     pub fn run_over(
         &mut self,
-        connector: &mut dyn InboxConnector,
+        connector: &mut dyn Connect<dyn Inbox>,
         mut connected: impl FnMut(&str),
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<(), RecordError> {
-        let (mut backoff, mut refusals) = (Backoff::default(), 0);
-        while !stop.load(Ordering::Relaxed) {
-            self.prepare(stop)?;
-            let problem = match connector.connect() {
-                Ok(mut inbox) => {
-                    self.health.well(BROKER);
-                    self.metrics.broker_connected.set(1);
-                    connected(inbox.address());
-                    (refusals, backoff) = (0, Backoff::default());
-                    let ended = self.run(&mut *inbox, stop);
-                    self.metrics.broker_connected.set(0);
-                    match ended {
-                        Ok(()) => return Ok(()),
-                        Err(RecordError::Inbox(InboxError(why))) => format!("lost the broker: {why}"),
-                        Err(fatal) => return Err(fatal),
-                    }
+        let mut refusals = 0;
+        let (health, metrics) = (self.health, self.metrics);
+        let connection = &metrics.broker_connected;
+        let reconnect = Reconnect { health, connected: connection, meanwhile: "trying again", stop };
+        reconnect.run(|backoff| {
+            self.prepare(stop).map_err(Setback::Fatal)?;
+            let mut inbox = connector.connect().map_err(|error| match error {
+                ConnectError::Refused(why) if refusals + 1 == REFUSALS_MAX => {
+                    Setback::Fatal(RecordError::Refused(why))
                 }
-                Err(ConnectError::Unavailable(why)) => why,
-                Err(ConnectError::Refused(why)) => {
-                    refusals += 1;
-                    if refusals == REFUSALS_MAX {
-                        return Err(RecordError::Refused(why));
-                    }
-                    why
+                error => {
+                    refusals += u32::from(matches!(error, ConnectError::Refused(_)));
+                    error.into()
                 }
-            };
-            if self.health.ill(BROKER, &problem) {
-                log::warn!("{problem}; trying again");
-            }
-            backoff.wait(stop);
-        }
-        Ok(())
+            })?;
+            let _established = reconnect.established();
+            connected(inbox.address());
+            refusals = 0;
+            backoff.reset();
+            self.run(&mut *inbox, stop).map_err(|error| match error {
+                RecordError::Inbox(InboxError(why)) => Setback::Again(format!("lost the broker: {why}")),
+                fatal => Setback::Fatal(fatal),
+            })
+        })
     }
 
     /// Waits until the output can be written to, or `stop` is set: before that, no delivery is taken.
     ///
     /// # Errors
     /// [`RecordError::LockLost`].
-    pub fn prepare(&mut self, stop: &AtomicBool) -> Result<(), RecordError> {
+    pub fn prepare(&mut self, stop: &Stop) -> Result<(), RecordError> {
         self.persist(stop, Self::recover).map(|_| ())
     }
 
     /// Tries a step until it succeeds; `false` where `stop` was set before it did.
     fn persist(
         &mut self,
-        stop: &AtomicBool,
+        stop: &Stop,
         mut step: impl FnMut(&mut Self) -> Result<(), StepError>,
     ) -> Result<bool, RecordError> {
         let mut backoff = Backoff::default();
         while !self.attempt(&mut step)? {
-            if stop.load(Ordering::Relaxed) {
+            if stop.is_set() {
                 return Ok(false);
             }
             backoff.wait(stop);

@@ -4,8 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::broker::ConnectError;
-use crate::record::state::{Entry, Mark, Written};
+use super::state::{Entry, Mark, Written};
 use crate::visit::wire::{Origin, Unreadable};
 
 /// A message as it was delivered.
@@ -26,17 +25,14 @@ pub trait Inbox {
     /// [`InboxError`] when the way to the messages is lost; all that was not acknowledged will come
     /// again on the next one.
     fn receive(&mut self, wait: Duration) -> Result<Vec<Delivered>, InboxError>;
-    /// Gives up every message received so far: those at `unreadable` (ascending places in the last
-    /// batch, with the reason) to the dead letters, whole, and the rest for good.
-    fn acknowledge(&mut self, unreadable: &[(usize, Unreadable)]) -> Result<(), InboxError>;
+    /// Lets go of every message received so far: those at `unreadable` (ascending places in the last
+    /// batch) to the dead letters, whole, and the rest for good.
+    ///
+    /// # Errors
+    /// [`InboxError`] when the way to the messages is lost: any of them may come again.
+    fn acknowledge(&mut self, unreadable: &[usize]) -> Result<(), InboxError>;
     /// Where the messages come from, fit to be shown.
     fn address(&self) -> &str;
-}
-
-/// A way to messages that may have to be opened anew.
-pub trait InboxConnector {
-    /// Connects and makes sure that the queue is there.
-    fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError>;
 }
 
 /// The way to the messages is lost, and why.

@@ -1,14 +1,13 @@
 //! The inbox of the embedded program: the spool itself, with no broker in between.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::record::{Delivered, Inbox, InboxError};
-use crate::relay::{Backlog, Position};
-use crate::visit::wire::{Origin, Unreadable};
+use super::ports::{Delivered, Inbox, InboxError};
+use crate::disk::private_file;
+use crate::queue::{Backlog, Position};
+use crate::visit::wire::Origin;
 
 /// How many bytes a batch has, but for a group that is larger by itself.
 const BATCH_MAX_BYTES: usize = 4 << 20;
@@ -46,7 +45,7 @@ impl<'a> SpoolInbox<'a> {
     }
 
     fn keep_dead(&self) -> io::Result<()> {
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.dead_letters)?;
+        let mut file = private_file().append(true).open(&self.dead_letters)?;
         file.write_all(&self.batch)?;
         file.sync_data()
     }
@@ -76,7 +75,7 @@ impl Inbox for SpoolInbox<'_> {
         Ok(vec![Delivered { origin: Ok(origin), body: message.body }])
     }
 
-    fn acknowledge(&mut self, unreadable: &[(usize, Unreadable)]) -> Result<(), InboxError> {
+    fn acknowledge(&mut self, unreadable: &[usize]) -> Result<(), InboxError> {
         if !unreadable.is_empty() {
             self.keep_dead().map_err(|error| {
                 InboxError(format!("failed to append to `{}`: {error}", self.dead_letters.display()))

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::record::sequences::Sequences;
+use super::sequences::Sequences;
 
 /// How many `message_id`s of other clients' messages are remembered: a repeated delivery is
 /// recognised as long as fewer messages with other ids came in between.

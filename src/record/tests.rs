@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::*;
 use crate::disk::DiskFile;
 use crate::disk::fake::FakeFile;
-use crate::output::file::Tail;
-use crate::output::ledger::LedgerFile;
-use crate::record::state::{Mark, Written};
+use crate::output::LedgerFile;
+use crate::output::Tail;
+use crate::record::{Mark, Written};
 
 /// How the nth call of a port goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +50,7 @@ struct Message {
 
 impl World {
     /// Lets one call happen as it is to: whether it takes effect, and whether it succeeds.
-    fn call(&mut self, stop: &AtomicBool) -> (bool, bool) {
+    fn call(&mut self, stop: &Stop) -> (bool, bool) {
         if self.is_dead {
             return (false, false);
         }
@@ -58,7 +58,7 @@ impl World {
         let fault = self.faults.iter().find(|(call, _)| *call == self.calls).map(|(_, fault)| *fault);
         if matches!(fault, Some(Fault::DiesBefore | Fault::DiesAfter)) {
             self.is_dead = true;
-            stop.store(true, Ordering::Relaxed);
+            stop.set();
         }
         (matches!(fault, None | Some(Fault::FailsAfter | Fault::DiesAfter)), fault.is_none())
     }
@@ -90,7 +90,7 @@ type Shared = Rc<RefCell<World>>;
 
 struct MemoryInbox<'a> {
     world: Shared,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     // What this connection delivered, and of it the last batch.
     delivered: Vec<usize>,
     batch: Vec<usize>,
@@ -107,7 +107,7 @@ impl Inbox for MemoryInbox<'_> {
             return Err(InboxError("lost".into()));
         }
         if self.batch.is_empty() {
-            self.stop.store(true, Ordering::Relaxed);
+            self.stop.set();
         }
         let message = |n: &usize| {
             let message = &world.messages[*n];
@@ -116,11 +116,11 @@ impl Inbox for MemoryInbox<'_> {
         Ok(self.batch.iter().map(message).collect())
     }
 
-    fn acknowledge(&mut self, unreadable: &[(usize, Unreadable)]) -> Result<(), InboxError> {
+    fn acknowledge(&mut self, unreadable: &[usize]) -> Result<(), InboxError> {
         let mut world = self.world.borrow_mut();
         let (takes_effect, succeeds) = world.call(self.stop);
         if takes_effect {
-            for (place, _) in unreadable {
+            for place in unreadable {
                 world.messages[self.batch[*place]].dead_letters += 1;
             }
             self.delivered.iter().for_each(|n| world.messages[*n].acknowledged = true);
@@ -135,7 +135,7 @@ impl Inbox for MemoryInbox<'_> {
 
 struct MemoryLog<'a> {
     world: Shared,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     provisional_from: Option<usize>,
 }
 
@@ -182,7 +182,7 @@ impl VisitLog for MemoryLog<'_> {
 
 struct MemoryLedger<'a> {
     world: Shared,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     written: Written,
 }
 
@@ -245,7 +245,7 @@ fn live(faults: &[(usize, Fault)], keeps_torn: bool) -> World {
         .collect();
     let (metrics, health) = (Metrics::default(), Health::default());
     for _process in 0..4 {
-        let stop = AtomicBool::new(false);
+        let stop = Stop::default();
         let mut written = Written::default();
         {
             let mut world = shared.borrow_mut();
@@ -268,7 +268,7 @@ fn live(faults: &[(usize, Fault)], keeps_torn: bool) -> World {
             health: &health,
         };
         recorder.prepare(&stop).expect("the lock is not lost");
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.is_set() {
             let mut inbox =
                 MemoryInbox { world: shared.clone(), stop: &stop, delivered: Vec::new(), batch: Vec::new() };
             match recorder.run(&mut inbox, &stop) {
@@ -403,8 +403,7 @@ fn whatever_the_disks_lose_each_visit_is_written_once() {
                 let recorded = record(&output, &ledger, &again, || ());
                 assert!(recorded.iter().all(|written| *written), "{case}");
                 assert_eq!(count(&output.crash(0).live()), expected(), "{case}");
-                let written =
-                    crate::output::ledger::LedgerFile::over("fake".into(), Arc::new(ledger.crash(0)));
+                let written = crate::output::LedgerFile::over("fake".into(), Arc::new(ledger.crash(0)));
                 let length = written.expect("a ledger").written().output().map(|mark| mark.length);
                 assert_eq!(length, Some(output.live().len() as u64), "{case}");
             }

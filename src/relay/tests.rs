@@ -2,13 +2,17 @@
 //! at least once and in order, and nothing is forgotten that it does not hold.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::connect::ConnectError;
+use crate::queue::Reading;
+use crate::visit::wire::Message;
 
 const VISITS: u64 = 400;
 /// Large enough that a message holds few, and several are in flight.
@@ -112,9 +116,9 @@ impl Publisher for MemoryPublisher {
         Ok(self.last_tag)
     }
 
-    fn wait(&mut self, _: &Receiver<()>, _: Duration) -> Result<Event, Lost> {
+    fn wait(&mut self, _: &Receiver<()>, _: Duration) -> Result<News, Lost> {
         if std::mem::take(&mut self.is_blocked) {
-            return Ok(Event::Unblocked);
+            return Ok(News::Unblocked);
         }
         let deed =
             if self.is_silent { Some(Deed::SaysNothingAnyMore) } else { self.shared.world().deeds.pop() };
@@ -129,7 +133,7 @@ impl Publisher for MemoryPublisher {
             Deed::ConfirmsAll => tags,
             Deed::BlocksForAWhile => {
                 self.is_blocked = true;
-                return Ok(Event::Blocked("memory".into()));
+                return Ok(News::Blocked("memory".into()));
             }
             Deed::LosesTheConnection => {
                 self.hold(&tags);
@@ -141,20 +145,20 @@ impl Publisher for MemoryPublisher {
             }
             Deed::ForgetsToConfirmTheOldest => {
                 self.forgotten = self.forgotten.or(oldest.first().copied());
-                return Ok(Event::Nothing);
+                return Ok(News::Nothing);
             }
             Deed::SaysNothingAnyMore => {
                 self.is_silent = true;
                 std::thread::sleep(Duration::from_millis(5));
-                return Ok(Event::Nothing);
+                return Ok(News::Nothing);
             }
         };
         self.hold(&confirmed);
         if confirmed.is_empty() {
             std::thread::sleep(Duration::from_millis(1));
-            return Ok(Event::Nothing);
+            return Ok(News::Nothing);
         }
-        Ok(Event::Confirmed(confirmed))
+        Ok(News::Confirmed(confirmed))
     }
 
     fn address(&self) -> &str {
@@ -162,18 +166,18 @@ impl Publisher for MemoryPublisher {
     }
 }
 
-struct MemoryConnector<'a> {
+struct MemoryConnector {
     shared: Shared,
-    stop: &'a AtomicBool,
+    stop: Stop,
 }
 
-impl Connector for MemoryConnector<'_> {
+impl Connect<dyn Publisher> for MemoryConnector {
     fn connect(&mut self) -> Result<Box<dyn Publisher>, ConnectError> {
         let mut world = self.shared.world();
         world.connections += 1;
         if world.deeds.is_empty() {
             // The next session only drains, and ends.
-            self.stop.store(true, Ordering::Relaxed);
+            self.stop.set();
         }
         if world.connections.is_multiple_of(3) {
             return Err(ConnectError::Unavailable("not now".into()));
@@ -194,18 +198,18 @@ fn relay(deeds: Vec<Deed>) -> World {
     let shared = Shared(Arc::new(Mutex::new(World { deeds, ..World::default() })));
     let (bell, rings) = crossbeam_channel::bounded(1);
     let backlog = MemoryBacklog { shared: shared.clone(), rings, _bell: bell };
-    let (metrics, health, stop) = (Metrics::default(), Health::default(), AtomicBool::new(false));
+    let (metrics, health) = (Metrics::default(), Health::default());
     while shared.world().forgotten_before < VISITS {
-        stop.store(false, Ordering::Relaxed);
+        let stop = Stop::default();
         let relay = Relay { backlog: &backlog, metrics: &metrics, health: &health };
         std::thread::scope(|scope| {
-            let mut connector = MemoryConnector { shared: shared.clone(), stop: &stop };
+            let mut connector = MemoryConnector { shared: shared.clone(), stop: stop.clone() };
             scope.spawn(|| {
                 // A relay whose connection goes well has no reason to end.
-                while shared.world().forgotten_before < VISITS && !stop.load(Ordering::Relaxed) {
+                while shared.world().forgotten_before < VISITS && !stop.is_set() {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                stop.store(true, Ordering::Relaxed);
+                stop.set();
             });
             relay.run(&mut connector, &stop);
         });

@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use uuid::Uuid;
@@ -26,8 +27,8 @@ use self::segment::{
 };
 use crate::disk::DiskFile;
 use crate::disk::journal::{Journal, find_record, read_record, record_bytes};
-use crate::relay::{Backlog, Position, Reading};
-use crate::visit::request::{StoreError, VisitStore};
+use crate::queue::{Backlog, Position, Reading};
+use crate::queue::{StoreError, VisitStore};
 use crate::visit::wire::Message;
 
 /// A spool that this process holds. Clones of the `Arc` share it: workers append, one reader reads.
@@ -128,6 +129,17 @@ impl Spool {
     /// The cap in bytes.
     pub fn max_bytes(&self) -> u64 {
         self.max_bytes
+    }
+
+    /// Waits until every visit is safe elsewhere, at most for `patience`, and says what stays.
+    pub fn drain(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        while self.visits() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if self.visits() > 0 {
+            log::info!("{} visits stay in the spool for the next start", self.visits());
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

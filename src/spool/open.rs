@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,8 +11,8 @@ use uuid::Uuid;
 
 use super::segment::{Segment, first_sequence, follows, remove_spare, split};
 use crate::disk::journal::{find_record, read_record};
-use crate::disk::{DiskFile, read_whole, sync_folder};
-use crate::relay::Position;
+use crate::disk::{DiskFile, open_private, read_whole, sync_folder};
+use crate::queue::Position;
 
 const FIRST_SEQUENCE: u64 = 1;
 
@@ -82,7 +81,7 @@ pub fn open(folder: &Path) -> Result<Opened, OpenError> {
     }
     let producer = producer(folder, segments.is_empty())?;
     let confirmed_path = folder.join("confirmed");
-    let confirmed_file = open_file(&confirmed_path).map_err(at(&confirmed_path))?;
+    let confirmed_file = open_private(&confirmed_path).map_err(at(&confirmed_path))?;
     if segments.is_empty() {
         // It belongs to numbers that are no longer this producer's.
         confirmed_file.set_len(0).and_then(|()| confirmed_file.sync_all()).map_err(at(&confirmed_path))?;
@@ -109,12 +108,8 @@ fn keep_names(folder: &Path) {
     }
 }
 
-fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)
-}
-
 fn hold(path: &Path) -> Result<File, OpenError> {
-    let mut file = open_file(path).map_err(at(path))?;
+    let mut file = open_private(path).map_err(at(path))?;
     if let Err(error) = fs2::FileExt::try_lock_exclusive(&file) {
         if error.kind() != io::ErrorKind::WouldBlock {
             return Err(OpenError::Disk { path: path.into(), error });
@@ -178,7 +173,7 @@ fn open_segments(folder: &Path) -> Result<(VecDeque<Segment>, u64), OpenError> {
     let mut segments = VecDeque::new();
     let mut next = FIRST_SEQUENCE;
     for (index, (first, path)) in paths.into_iter().enumerate() {
-        let file: Arc<dyn DiskFile> = Arc::new(open_file(&path).map_err(at(&path))?);
+        let file: Arc<dyn DiskFile> = Arc::new(open_private(&path).map_err(at(&path))?);
         // Only the newest can end in a torn append or in room that is not used: the others are sealed.
         let end;
         if index == newest {

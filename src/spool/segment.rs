@@ -3,14 +3,14 @@
 //! A segment in use has bytes behind its last record: zeros, or what is left of the visits that its file
 //! held before. Their numbers are smaller than any that the segment will hold, which tells them apart.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{DiskFile, sync_folder};
+use crate::disk::{DiskFile, private_file, sync_folder};
 
 /// A segment's size: large enough that starting one is rare, small enough that a disk nearly full is
 /// used to its end.
@@ -71,9 +71,7 @@ pub fn create(folder: &Path, path: &Path, wanted: RangeInclusive<u64>) -> io::Re
     let spare = folder.join(SPARE);
     // Where there is none, or none to be had, a new file does.
     let is_spare = fs::rename(&spare, path).is_ok();
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(!is_spare).mode(0o640);
-    let file = options.open(path)?;
+    let file = private_file().read(true).write(true).truncate(!is_spare).open(path)?;
     let mut capacity = file.metadata()?.len();
     if !wanted.contains(&capacity) {
         // Each use cuts it off behind its last record.

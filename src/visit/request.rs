@@ -1,56 +1,11 @@
 //! Use case "collect": from the facts of a request to a visit, and to a durable place for it.
 
-use std::fmt;
-use std::io;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
 use crate::visit::client_ip::TrustedProxies;
 use crate::visit::{Text, Visit};
-
-/// Keeps visits until they are written.
-pub trait VisitStore: Send + Sync {
-    /// Appends `count` visits, one a line of `lines`. `Ok` means that they are on disk and will
-    /// survive a power cut, all of them; an error means that none of them will ever be written.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`] until older visits are written; [`StoreError::Disk`] while the disk
-    /// refuses. Both may heal, so the next call tries again.
-    fn append(&self, lines: &[u8], count: u32) -> Result<(), StoreError>;
-}
-
-/// Why visits could not be made durable.
-#[derive(Debug)]
-pub enum StoreError {
-    /// The cap in bytes is reached.
-    Full {
-        /// The cap.
-        max_bytes: u64,
-    },
-    /// The disk refused.
-    Disk {
-        /// The file or folder.
-        path: String,
-        /// What the system said.
-        error: io::Error,
-    },
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreError::Full { max_bytes } => {
-                write!(formatter, "the spool has reached its cap of {max_bytes} bytes")
-            }
-            StoreError::Disk { path, error } => {
-                write!(formatter, "failed to append to `{path}`: {error}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 /// The target of a request, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

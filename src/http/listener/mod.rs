@@ -1,82 +1,111 @@
-//! A listener that stays open: tiny_http with cures for what ends or starves it.
+//! A listener that stays open: tiny_http 0.12 with cures for what ends, starves or floods it.
 //!
-//! tiny_http's accept thread ends at its first error, or panics when descriptors run out; its thread
-//! pool leaves connections of a burst without a thread. Both are cured from outside:
-//! - A generation is one tiny_http server on a clone of the listening socket. When its accept thread
-//!   has ended, which closes that clone, the keeper starts the next one; one worker of the old one
-//!   serves its connections until they have been silent for so long that the read timeout has closed
-//!   them all.
-//! - The keeper connects to the listener when a burst has come, and a few times a second. Each further
-//!   connection frees one that was left without a thread, and then the process has one thread more: so
-//!   the keeper goes on at once until it has no more.
-//! - A watchdog asks the listener for a page every second. Nobody home for ten seconds ends the process.
+//! A request's way: tiny_http reads its head, a worker takes it with all that wait behind it ([`server`],
+//! [`turns`]), its body is read aside where it has one ([`body`]), the [`Handler`] says what to answer, and
+//! the answer is written, at once or as fast as a slow client takes it ([`slow_clients`]).
+//!
+//! # What tiny_http does
+//!
+//! Read in its source and reproduced; each cure names the behaviour that it is for.
+//!
+//! - **T1** The accept thread ends at its first error, such as EMFILE, or panics. `recv` then fails once at most,
+//!   and nobody is let in any more. Cure: a new server on a clone of the listening socket ([`keeper`]).
+//! - **T2** The thread pool starts with 4 threads, falls back to 4 after 5 s without work, and grows by a counter
+//!   that lags: connections of a burst are left without a thread until another one closes. Each further
+//!   connection, even one that closes at once, frees one of them. Cure: connections of our own ([`keeper`]).
+//! - **T3** Each connection holds a pool thread and two descriptors for its life; nothing limits connections,
+//!   heads or their number. Cure: timeouts (T4), limits of the whole process ([`crate::limits`]), the edge in front.
+//! - **T4** Accepted sockets inherit the listening socket's options (Linux). That is how they get their timeouts,
+//!   keep-alive and buffers.
+//! - **T5** With a receive timeout, `accept` itself fails with EAGAIN after as long without a connection, which is
+//!   T1: the listener gets a new server then.
+//! - **T6** A [`tiny_http::Request`] that is dropped, answered or not, reads what is left of its body: it
+//!   allocates all of the declared length, which ends the process, panics on 2^64-1, and blocks for as long as
+//!   the client likes. Cure: [`Request`], whose reader is leaked where much is left. That costs a thread and
+//!   two descriptors and is counted: past a bound the program starts again.
+//! - **T7** Requests of one connection are read as fast as they come, answered or not, and the writer of an answer
+//!   blocks until the answer before it is done. Cure: [`turns`].
+//! - **T8** A body of up to 1,024 bytes is read before its request is handed out, unless the client waits for
+//!   100-continue.
+//! - **T9** Without an answer, a request is answered with 500 when it is dropped, unless its writer was taken.
+//! - **T10** Of several Content-Lengths the first counts, a plus sign is fine, and any Transfer-Encoding means
+//!   chunked and beats them.
+//! - **T11** Of several Connection headers the first counts, and it is searched for words wherever they stand. With
+//!   `upgrade`, the request keeps the bare connection, and nothing is read when it is dropped.
+//! - **T12** `unblock` wakes one worker.
+//! - **T13** Only `upgrade` hands out the connection without reading the body first, and it prints a head.
+//! - **T14** It hands nobody the socket. Cure: [`hang_up`].
+//! - **T15** Bytes outside ASCII in a head close the connection unanswered, `HTTP/2.0` in the request line blocks
+//!   its thread for ever, bare line feeds are waited on. No cure but the edge; a listener that nobody reaches any
+//!   more ends the process ([`watchdog`]).
 
-use std::fs;
+mod body;
+mod hang_up;
+mod keeper;
+mod request;
+mod server;
+mod shared;
+mod slow_clients;
+mod turns;
+mod watchdog;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-pub mod body;
-pub mod hang_up;
-mod keeper;
-pub mod server;
-pub mod slow_clients;
-pub mod turns;
-
-use self::keeper::{Keeper, watch};
-use self::server::{DoorSettings, Generation, Handler, Shared, spawn};
+use self::keeper::Keeper;
+pub use self::request::Request;
+use self::shared::Shared;
+pub use self::shared::{Handler, ListenerSettings};
+use crate::limits::has_outgrown_memory;
 use crate::metrics::Metrics;
+use crate::supervisor::Supervisor;
 
 const LISTEN_BACKLOG: i32 = 4096;
 /// Answers are small: a client that does not read them must not fill the system's memory.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Requests are small: a client's window is so, too, and with it the rate of one that is far away.
 const RECEIVE_BUFFER_BYTES: usize = 16 << 10;
-/// Nothing bounds what tiny_http keeps for clients that send faster than requests can be dropped, or a
-/// head without an end. Past this the program starts again: some ten thousand honest connections fit.
-const MEMORY_MAX_BYTES: u64 = 1 << 30;
-/// A worker that meets a full socket gets it back after this; the slow lane goes on with it.
+/// A worker that meets a full socket gets it back after this; the answer goes on as fast as the client reads.
 const SEND_TIMEOUT: Duration = Duration::from_millis(5);
 
-/// A listener and its threads. They end with the process.
-pub struct Door {
-    listener: TcpListener,
+/// A listener and its threads.
+pub struct Listener {
+    socket: TcpListener,
     address: SocketAddr,
-    shared: &'static Shared,
+    shared: Arc<Shared>,
 }
 
-impl Door {
-    /// Starts listening. A door lives as long as the process, so its handler does too.
+impl Listener {
+    /// Starts listening. Its threads are `supervisor`'s.
     ///
     /// # Errors
     /// What the system said to the address.
-    pub fn open<H: Handler>(
-        settings: DoorSettings,
-        handler: &'static H,
-        metrics: &'static Metrics,
-    ) -> io::Result<Door> {
-        let listener = listen(&settings)?;
-        let address = listener.local_addr()?;
-        let shared: &'static Shared = Box::leak(Box::new(Shared::new(settings, metrics)));
-        let keeper = Keeper {
-            generations: vec![Generation::start(&listener, shared, handler)?],
-            listener: listener.try_clone()?,
-            address: reachable(address),
-            shared,
-            handler,
-        };
-        let name = shared.settings.name;
-        spawn(&format!("{name}-keeper"), move || keeper.run())?;
-        spawn(&format!("{name}-slow"), move || {
-            shared.slow.run(metrics, || shared.stopping.load(Ordering::Relaxed));
+    pub fn open(
+        settings: ListenerSettings,
+        handler: Arc<dyn Handler>,
+        metrics: Arc<Metrics>,
+        supervisor: Supervisor,
+    ) -> io::Result<Listener> {
+        let socket = listen(&settings)?;
+        let address = socket.local_addr()?;
+        let shared = Shared::new(settings, handler, metrics, supervisor);
+        let keeper = Keeper::new(socket.try_clone()?, reachable(address), shared.clone())?;
+        shared.start("keeper", |_| {
+            keeper.run();
+            Ok(())
         })?;
-        spawn(&format!("{name}-watch"), move || watch(reachable(address), shared))?;
-        Ok(Door { listener, address, shared })
+        shared.start("slow", |shared| {
+            shared.slow.run(&shared.stop);
+            Ok(())
+        })?;
+        shared.start("watch", move |shared| watchdog::watch(reachable(address), shared))?;
+        Ok(Listener { socket, address, shared })
     }
 
     /// The address that it listens on.
@@ -84,12 +113,12 @@ impl Door {
         self.address
     }
 
-    /// Closes the listener, answers what was asked, and returns when all workers are done or `patience`
-    /// is over.
+    /// Closes the listener, answers what was asked, and returns when all workers are done or `patience` is
+    /// over.
     pub fn close(self, patience: Duration) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.stop.set();
         // New connections are refused from here on; those that are open go on.
-        if let Err(error) = SockRef::from(&self.listener).shutdown(Shutdown::Both) {
+        if let Err(error) = SockRef::from(&self.socket).shutdown(Shutdown::Both) {
             log::debug!("failed to shut the {} listener down: {error}", self.shared.settings.name);
         }
         let until = Instant::now() + patience;
@@ -102,8 +131,8 @@ impl Door {
     }
 }
 
-/// Binds and listens. Connections inherit the options (Linux).
-fn listen(settings: &DoorSettings) -> io::Result<TcpListener> {
+/// Binds and listens. Connections inherit the options (T4).
+fn listen(settings: &ListenerSettings) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(settings.listen), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -119,30 +148,11 @@ fn listen(settings: &DoorSettings) -> io::Result<TcpListener> {
 }
 
 /// Where this process reaches its own listener.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
-}
-
-/// Whether clients have made this process so large that it should start again.
-pub fn has_outgrown_memory() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-    resident.and_then(|kib| kib.parse::<u64>().ok()).is_some_and(|kib| kib << 10 > MEMORY_MAX_BYTES)
-}
-
-/// Raises the limit of open files to what is allowed; returns it, where it is known.
-pub fn raise_open_files_limit() -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => maximum,
-        Err(error) => {
-            log::warn!("failed to raise the limit of open files: {error}");
-            current
-        }
-    }
 }

@@ -1,134 +1,61 @@
 //! Which requests are taken next: in turns among connections, however fast one of them asks.
 //!
-//! tiny_http reads requests as fast as a client sends them, whether their answers are read or not, and
-//! the writer of an answer blocks until the connection's answer before it is done. So what a worker
-//! has taken is claimed: further requests of the connection wait here until it is answered, and a
-//! connection with too many of them is given up.
+//! tiny_http reads requests as fast as a client sends them, whether their answers are read or not, and the
+//! writer of an answer blocks until the connection's answer before it is done (T7). So what a worker has
+//! taken is claimed: further requests of the connection wait here until it is answered, and a connection
+//! with too many of them is given up.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
-use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use tiny_http::Request;
-
-use super::body::discard;
-use super::slow_clients::SlowLane;
-use crate::metrics::Metrics;
+use super::request::{Connections, Request};
+use super::slow_clients::SlowClients;
 
 /// How many requests one turn takes at most.
-pub const GROUP_MAX: usize = 256;
+const GROUP_MAX: usize = 256;
 /// How many requests one turn takes over from tiny_http at most.
 const RECEIVED_MAX: usize = 4096;
 /// How many requests of one connection wait; nobody pipelines as many and reads the answers.
 const HELD_MAX: usize = 256;
 
-/// Which connections workers have requests of, and how many.
-#[derive(Default)]
-pub struct Claims(Mutex<HashMap<SocketAddr, usize>>);
-
-impl Claims {
-    /// Claims a connection for `requests` of its requests, unless it is claimed already.
-    fn claim(&self, peer: SocketAddr, requests: usize) -> bool {
-        match self.lock().entry(peer) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(free) => {
-                free.insert(requests);
-                true
-            }
-        }
-    }
-
-    fn release(&self, peer: SocketAddr) {
-        if let Entry::Occupied(mut claimed) = self.lock().entry(peer) {
-            *claimed.get_mut() -= 1;
-            if *claimed.get() == 0 {
-                claimed.remove();
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, usize>> {
-        // Each change is one call of the map.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The requests of one server that no worker has taken yet.
+pub(super) struct Turns {
+    held: HashMap<SocketAddr, VecDeque<Request>>,
+    connections: Arc<Connections>,
 }
 
-/// A request that a worker has taken; no other has one of the same connection until it is dropped.
-pub struct Taken {
-    request: Request,
-    claim: Claim,
-}
-
-/// A worker's hold on a connection, for one request.
-pub struct Claim {
-    /// The connection.
-    pub peer: SocketAddr,
-    claims: &'static Claims,
-}
-
-impl Taken {
-    /// Takes them apart; the claim is to live as long as the request's writer.
-    pub fn into_parts(self) -> (Request, Claim) {
-        (self.request, self.claim)
+impl Turns {
+    pub(super) fn new(connections: Arc<Connections>) -> Self {
+        Turns { held: HashMap::new(), connections }
     }
-}
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.claims.release(self.peer);
-    }
-}
-
-impl Deref for Taken {
-    type Target = Request;
-
-    fn deref(&self) -> &Request {
-        &self.request
-    }
-}
-
-impl DerefMut for Taken {
-    fn deref_mut(&mut self) -> &mut Request {
-        &mut self.request
-    }
-}
-
-/// The requests of one generation that no worker has taken yet.
-#[derive(Default)]
-pub struct Waiting(HashMap<SocketAddr, VecDeque<Request>>);
-
-impl Waiting {
     /// Whether no request waits.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 
     /// Takes a group: of what waits, and of what `receive` brings, until it brings no more.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
-        claims: &'static Claims,
-        slow: &SlowLane,
-        metrics: &Metrics,
-        mut receive: impl FnMut() -> Option<Request>,
-    ) -> Vec<Taken> {
-        let mut group = self.take_held(claims);
+        slow: &SlowClients,
+        mut receive: impl FnMut() -> Option<tiny_http::Request>,
+    ) -> Vec<Request> {
+        let mut group = self.take_held();
         let mut given_up = slow.given_up();
         let mut asked_again = HashSet::new();
         for _ in 0..RECEIVED_MAX {
-            let Some(request) = receive() else { break };
-            let Some(&peer) = request.remote_addr() else { continue };
+            let Some(raw) = receive() else { break };
+            let mut request = Request::new(raw, &self.connections);
+            let peer = request.peer();
             if given_up.contains(&peer) {
                 asked_again.insert(peer);
-                discard(request, metrics);
-            } else if group.len() < GROUP_MAX && !self.0.contains_key(&peer) && claims.claim(peer, 1) {
-                group.push(Taken { request, claim: Claim { peer, claims } });
-            } else if self.hold(peer, request) > HELD_MAX {
-                slow.give_up(peer, metrics);
+            } else if group.len() < GROUP_MAX && !self.held.contains_key(&peer) && request.claim() {
+                group.push(request);
+            } else if self.hold(request) > HELD_MAX {
+                slow.give_up(peer);
                 given_up.insert(peer);
-                let held = self.0.remove(&peer);
-                held.into_iter().flatten().for_each(|request| discard(request, metrics));
+                self.held.remove(&peer);
             }
         }
         if !asked_again.is_empty() {
@@ -137,24 +64,96 @@ impl Waiting {
         group
     }
 
-    fn hold(&mut self, peer: SocketAddr, request: Request) -> usize {
-        let held = self.0.entry(peer).or_default();
+    /// Keeps a request for a later turn; returns how many of its connection wait now.
+    fn hold(&mut self, request: Request) -> usize {
+        let held = self.held.entry(request.peer()).or_default();
         held.push_back(request);
         held.len()
     }
 
     /// Takes an equal share of each connection that nobody has a claim on.
-    fn take_held(&mut self, claims: &'static Claims) -> Vec<Taken> {
+    fn take_held(&mut self) -> Vec<Request> {
         let mut group = Vec::new();
-        let share = (GROUP_MAX / self.0.len().max(1)).max(1);
-        self.0.retain(|&peer, held| {
+        let share = (GROUP_MAX / self.held.len().max(1)).max(1);
+        self.held.retain(|&peer, held| {
             let taken = share.min(held.len());
-            if group.len() < GROUP_MAX && claims.claim(peer, taken) {
-                let requests = held.drain(..taken);
-                group.extend(requests.map(|request| Taken { request, claim: Claim { peer, claims } }));
+            if group.len() < GROUP_MAX && self.connections.claim(peer, taken) {
+                group.extend(held.drain(..taken).map(Request::claimed));
             }
             !held.is_empty()
         });
         group
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::metrics::counter::Counter;
+    use std::time::Duration;
+    use tiny_http::TestRequest;
+
+    fn turns() -> (Turns, SlowClients, Counter) {
+        let (abandoned, stalled) = (Counter::default(), Counter::default());
+        let slow = SlowClients::new(Duration::from_secs(10), stalled.clone());
+        (Turns::new(Connections::new(abandoned)), slow, stalled)
+    }
+
+    /// Takes a turn in which `ports` ask, in this order; returns whose requests it took.
+    fn take(turns: &mut Turns, slow: &SlowClients, ports: &[u16]) -> Vec<Request> {
+        let mut asked = ports.iter();
+        turns.take(slow, || {
+            let peer = SocketAddr::from(([192, 0, 2, 1], *asked.next()?));
+            Some(TestRequest::new().with_remote_addr(peer).into())
+        })
+    }
+
+    fn ports(group: &[Request]) -> Vec<u16> {
+        let mut ports: Vec<u16> = group.iter().map(|request| request.peer().port()).collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    #[test]
+    fn a_connection_whose_request_is_with_a_worker_waits() {
+        let (mut turns, slow, _) = turns();
+        let first = take(&mut turns, &slow, &[1, 1, 2, 1]);
+        assert_eq!(ports(&first), [1, 2], "one of each connection");
+        assert_eq!(ports(&take(&mut turns, &slow, &[2, 3])), [3], "the others wait for their answers");
+        drop(first);
+        assert_eq!(ports(&take(&mut turns, &slow, &[])), [1, 1, 2], "a share of what has gathered");
+        assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn a_turn_is_shared_by_all_that_wait() {
+        let (mut turns, slow, _) = turns();
+        let first = take(&mut turns, &slow, &[1, 2]);
+        take(&mut turns, &slow, &[[1; 200], [2; 200]].concat());
+        drop(first);
+        let group = take(&mut turns, &slow, &[]);
+        assert_eq!(group.len(), GROUP_MAX);
+        assert_eq!(ports(&group).iter().filter(|port| **port == 1).count(), GROUP_MAX / 2);
+    }
+
+    #[test]
+    fn a_group_has_an_end() {
+        let (mut turns, slow, _) = turns();
+        let many: Vec<u16> = (1..=GROUP_MAX as u16 + 10).collect();
+        assert_eq!(take(&mut turns, &slow, &many).len(), GROUP_MAX);
+        assert_eq!(take(&mut turns, &slow, &[]).len(), 10);
+    }
+
+    #[test]
+    fn a_client_that_asks_and_does_not_read_is_given_up_and_passed_over() {
+        let (mut turns, slow, stalled) = turns();
+        let first = take(&mut turns, &slow, &[1]);
+        take(&mut turns, &slow, &[1; HELD_MAX]);
+        assert_eq!(stalled.get(), 0, "as many as that may wait");
+        assert_eq!(ports(&take(&mut turns, &slow, &[1, 1, 2])), [2]);
+        assert_eq!(stalled.get(), 1);
+        assert!(turns.is_empty(), "nothing of it waits");
+        drop(first);
+        assert!(take(&mut turns, &slow, &[1]).is_empty(), "what it asks is dropped");
     }
 }

@@ -1,0 +1,185 @@
+//! What the threads of a listener share, and what each of them does with requests: have them handled, and
+//! write the answers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tiny_http::Method;
+
+use super::body;
+use super::request::{BodyRead, Connections, Request};
+use super::slow_clients::SlowClients;
+use crate::http::answer::{Answer, BAD_FRAMING, FAILED};
+use crate::metrics::Metrics;
+use crate::stop::Stop;
+use crate::supervisor::Supervisor;
+
+/// How many bodies are read at a time; more are given up.
+const BODY_READERS_MAX: usize = 256;
+const BODY_READER_STACK_BYTES: usize = 256 << 10;
+
+/// What a listener needs to know.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    /// Its name in the log and in thread names.
+    pub name: &'static str,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How many threads handle requests.
+    pub workers: usize,
+    /// A connection that says nothing for this long is closed.
+    pub read_timeout: Duration,
+    /// A client that takes nothing of its answers for this long is given up.
+    pub write_timeout: Duration,
+}
+
+/// What is done with requests.
+pub trait Handler: Send + Sync {
+    /// The answer to each of `requests`, in their order. What an answer promises is durable before this
+    /// returns. It is called by one worker at a time, so while a group is made durable the next one gathers,
+    /// and once for each request whose body was read aside.
+    fn handle(&self, requests: &[&Request]) -> Vec<Answer>;
+}
+
+/// What the threads of a listener share.
+pub(super) struct Shared {
+    pub(super) settings: ListenerSettings,
+    pub(super) supervisor: Supervisor,
+    pub(super) connections: Arc<Connections>,
+    pub(super) slow: SlowClients,
+    // The listener is closed, and the workers are to end.
+    pub(super) stop: Stop,
+    pub(super) workers_running: AtomicUsize,
+    // How many requests were taken so far.
+    pub(super) requests: AtomicUsize,
+    handler: Arc<dyn Handler>,
+    metrics: Arc<Metrics>,
+    body_readers: AtomicUsize,
+}
+
+impl Shared {
+    pub(super) fn new(
+        settings: ListenerSettings,
+        handler: Arc<dyn Handler>,
+        metrics: Arc<Metrics>,
+        supervisor: Supervisor,
+    ) -> Arc<Self> {
+        Arc::new(Shared {
+            connections: Connections::new(metrics.abandoned_connections.clone()),
+            slow: SlowClients::new(settings.write_timeout, metrics.stalled_connections.clone()),
+            settings,
+            supervisor,
+            stop: Stop::default(),
+            workers_running: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+            handler,
+            metrics,
+            body_readers: AtomicUsize::new(0),
+        })
+    }
+
+    /// Starts a thread of this listener.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        part: &str,
+        work: impl FnOnce(&Self) -> Result<(), String> + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = self.clone();
+        let name = format!("{}-{part}", self.settings.name);
+        self.supervisor.start(&name, move || work(&shared)).map(|_| ())
+    }
+
+    /// Does what requests ask for. A bug that one of them can reach must not be a way to end the program.
+    pub(super) fn survive<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
+        let outcome = catch_unwind(AssertUnwindSafe(step));
+        if outcome.is_err() {
+            log::error!("the {} listener panicked, see above, and goes on", self.settings.name);
+        }
+        outcome.ok()
+    }
+
+    /// Has requests handled whose bodies are there; the others are read aside. Returns those that were
+    /// handled with their answers, in their order, which is that of their connections, too.
+    pub(super) fn handle(self: &Arc<Self>, requests: Vec<Request>) -> Vec<(Request, Answer)> {
+        let mut here = Vec::with_capacity(requests.len());
+        for request in requests {
+            if request.framing().is_pending {
+                self.read_aside(request);
+            } else {
+                here.push(request);
+            }
+        }
+        let clear: Vec<&Request> = here.iter().filter(|request| !request.framing().is_unclear).collect();
+        let handled = self.survive(|| self.handler.handle(&clear));
+        let answers = handled.unwrap_or_else(|| vec![FAILED; clear.len()]);
+        assert_eq!(answers.len(), clear.len(), "a handler answers each request");
+        let mut answers = answers.into_iter();
+        let mut answer = |request: &Request| match request.framing().is_unclear {
+            true => BAD_FRAMING,
+            false => answers.next().expect("there is one for each"),
+        };
+        here.into_iter()
+            .map(|request| {
+                let answer = answer(&request);
+                (request, answer)
+            })
+            .collect()
+    }
+
+    /// Writes answers to requests that were taken at `taken`.
+    pub(super) fn answer(&self, answered: Vec<(Request, Answer)>, taken: Instant) {
+        let is_closing = self.stop.is_set();
+        for (request, answer) in answered {
+            let bytes = answer.bytes(request.persistence(), *request.method() == Method::Head, is_closing);
+            let is_visit = answer.is_visit();
+            self.slow.answer(request, bytes);
+            if is_visit {
+                self.metrics.track_duration.observe(taken.elapsed().as_secs_f64());
+            }
+        }
+    }
+
+    /// Reads the body of a request on a thread of its own, then has the request handled.
+    fn read_aside(self: &Arc<Self>, mut request: Request) {
+        // Where there are too many, or no thread is to be had, the request is dropped, and gives its
+        // connection up.
+        let Some(reading) = Reading::begin(self) else { return };
+        let work = move || {
+            let shared = &reading.0;
+            match body::read(&mut request) {
+                BodyRead::All => {
+                    let taken = Instant::now();
+                    shared.survive(|| shared.answer(shared.handle(vec![request]), taken));
+                }
+                BodyRead::TooLarge => body::refuse(request),
+                BodyRead::Gone => body::give_up(request),
+            }
+            Ok(())
+        };
+        if let Err(error) = self.supervisor.start_small("body", BODY_READER_STACK_BYTES, work) {
+            log::debug!("no thread to read a body: {error}");
+        }
+    }
+}
+
+/// One of the bodies that are being read.
+struct Reading(Arc<Shared>);
+
+impl Reading {
+    fn begin(shared: &Arc<Shared>) -> Option<Self> {
+        // Counted before it is compared: what is over the bound is taken back when this is dropped.
+        let before = shared.body_readers.fetch_add(1, Ordering::Relaxed);
+        let reading = Reading(shared.clone());
+        (before < BODY_READERS_MAX).then_some(reading)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.body_readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}

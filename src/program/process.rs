@@ -1,0 +1,223 @@
+//! A process: its log, its signals, its parts, and the way to its end.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::health::Health;
+use crate::http::{Handler, Listener, ListenerSettings};
+use crate::limits::{raise_open_files_max, reason_to_restart};
+use crate::metrics::Metrics;
+use crate::stop::Stop;
+use crate::supervisor::Supervisor;
+
+/// How long a program that ends waits for each of its parts.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether clients have made the process too large.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How a program that has done nothing wrong ends.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// For good: SIGTERM or SIGINT came.
+    Stop,
+    /// To start anew in this process: clients hold what cannot be freed otherwise.
+    Restart,
+}
+
+/// Why a program ends before its time.
+#[derive(Debug)]
+pub enum Failure {
+    /// It was told what it cannot do.
+    Settings(String),
+    /// It cannot go on.
+    Runtime(String),
+    /// What it found, and has shown already, is a failure.
+    Reported,
+}
+
+impl From<String> for Failure {
+    fn from(problem: String) -> Self {
+        Failure::Runtime(problem)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Runtime(error.to_string())
+    }
+}
+
+/// What the parts of a program are given, and what they are waited for with.
+pub struct Process {
+    /// What every part counts.
+    pub metrics: Arc<Metrics>,
+    /// What is wrong with which part.
+    pub health: Arc<Health>,
+    /// Given to the parts when they are to end.
+    pub stop: Stop,
+    /// Set by SIGHUP, reset by whoever reopens the output.
+    pub reopen: Arc<AtomicBool>,
+    supervisor: Supervisor,
+    problems: Receiver<String>,
+    asked_to_stop: Receiver<()>,
+    parts: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts the log, listens for signals, and raises the limit of open files.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn start(log_filter: &str) -> Result<Process, Failure> {
+        start_log(log_filter);
+        let (supervisor, problems) = Supervisor::new();
+        let reopen = Arc::new(AtomicBool::new(false));
+        let asked_to_stop = listen_for_signals(&supervisor, reopen.clone())?;
+        raise_open_files_max();
+        Ok(Process {
+            metrics: Arc::default(),
+            health: Arc::default(),
+            stop: Stop::default(),
+            reopen,
+            supervisor,
+            problems,
+            asked_to_stop,
+            parts: Vec::new(),
+        })
+    }
+
+    /// Starts a part on a thread of its own; its error ends the program, and so does its panic.
+    ///
+    /// # Errors
+    /// What the system said where no thread is to be had.
+    pub fn part(
+        &mut self,
+        name: &str,
+        work: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> Result<(), Failure> {
+        self.parts.push(self.supervisor.start(name, work)?);
+        Ok(())
+    }
+
+    /// Opens a listener whose threads are this process's.
+    ///
+    /// # Errors
+    /// What the system said to the address.
+    pub fn listen(&self, settings: ListenerSettings, handler: Arc<dyn Handler>) -> Result<Listener, Failure> {
+        let address = settings.listen;
+        let opened = Listener::open(settings, handler, self.metrics.clone(), self.supervisor.clone());
+        opened.map_err(|error| Failure::Runtime(format!("failed to listen on {address}: {error}")))
+    }
+
+    /// Waits until the program is to end.
+    ///
+    /// # Errors
+    /// Why a part cannot go on.
+    pub fn wait(&self) -> Result<Ending, Failure> {
+        loop {
+            select! {
+                recv(self.asked_to_stop) -> _ => return Ok(Ending::Stop),
+                recv(self.problems) -> problem => {
+                    let problem = problem.unwrap_or_else(|_| "nobody looks after its threads".into());
+                    return Err(Failure::Runtime(problem));
+                }
+                default(LOOK_EVERY) => {
+                    if let Some(why) = reason_to_restart(self.metrics.abandoned_connections.get()) {
+                        log::warn!("{why}: draining and starting again");
+                        return Ok(Ending::Restart);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the parts the word to stop, waits for them, but not for ever, and ends as it is to.
+    ///
+    /// # Errors
+    /// What a part said at last, or why the program cannot be started again.
+    pub fn end(self, ending: Ending) -> Result<(), Failure> {
+        self.stop.set();
+        let until = Instant::now() + PATIENCE;
+        while self.parts.iter().any(|part| !part.is_finished()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let problem = self.problems.try_iter().next();
+        match (ending, problem) {
+            (Ending::Restart, _) => Err(restart()),
+            (Ending::Stop, Some(problem)) => Err(Failure::Runtime(problem)),
+            (Ending::Stop, None) => Ok(()),
+        }
+    }
+}
+
+/// Starts the log: to stderr, each line with time and level. tiny_http and amiquip are heard only where
+/// the filter names them: what they report as errors, Pixel handles and words itself.
+fn start_log(filter: &str) {
+    let mut builder = env_logger::Builder::new();
+    for library in ["tiny_http", "amiquip"] {
+        builder.filter_module(library, log::LevelFilter::Off);
+    }
+    builder.parse_filters(filter).format_target(false).init();
+}
+
+/// Listens for signals: the first SIGTERM or SIGINT arrives at what is returned, the second ends the process at
+/// once, SIGHUP sets `reopen`.
+fn listen_for_signals(supervisor: &Supervisor, reopen: Arc<AtomicBool>) -> io::Result<Receiver<()>> {
+    let (asked, asked_to_stop) = crossbeam_channel::unbounded();
+    let was_asked = Arc::new(AtomicBool::new(false));
+    let ask = move || {
+        if was_asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        // The receiver lives as long as the process.
+        let _ = asked.send(());
+    };
+    // With its feature `termination`, ctrlc would take SIGHUP for an end, too.
+    ctrlc::set_handler(ask.clone()).map_err(io::Error::other)?;
+    let mut signals = Signals::new([SIGTERM, SIGHUP])?;
+    supervisor.start("signals", move || {
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => reopen.store(true, Ordering::Relaxed),
+                _ => ask(),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(asked_to_stop)
+}
+
+/// Turns the outcome of a program into an exit status: 0, 1, or 2 for bad settings.
+pub fn exit(program: &str, outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Settings(problem)) => {
+            eprintln!("{program}: {problem}\ntry {program} --help");
+            ExitCode::from(2)
+        }
+        Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(Failure::Runtime(problem)) => {
+            eprintln!("{program}: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Replaces this process by a new one of the same program, which keeps its process id.
+fn restart() -> Failure {
+    let program = std::env::current_exe().unwrap_or_else(|_| "pixel".into());
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let error = Command::new(&program).args(arguments).exec();
+    Failure::Runtime(format!("failed to start `{}` again: {error}", program.display()))
+}

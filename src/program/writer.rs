@@ -1,0 +1,90 @@
+//! The writing side of `pixel` and pixel-storage: the output's lock, its ledger, and a recorder over both.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::options::OutputSettings;
+use super::process::Process;
+use crate::connect::Backoff;
+use crate::disk::sibling;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::output::{LedgerFile, OutputFile, OutputLock};
+use crate::record::{Ledger, OUTPUT, RecordError, Recorder};
+use crate::stop::Stop;
+
+/// Writes one output, once it is this process's turn.
+pub struct Writer {
+    output: OutputSettings,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    reopen: Arc<AtomicBool>,
+    stop: Stop,
+}
+
+impl Writer {
+    /// The writer of `output`, as a part of `process`.
+    pub fn new(output: OutputSettings, process: &Process) -> Self {
+        Writer {
+            output,
+            metrics: process.metrics.clone(),
+            health: process.health.clone(),
+            reopen: process.reopen.clone(),
+            stop: process.stop.clone(),
+        }
+    }
+
+    /// Waits for the output's lock, opens its ledger, and hands a recorder to `record`. `Ok` when the word to
+    /// stop was given.
+    ///
+    /// # Errors
+    /// Why nothing more can be written.
+    pub fn run(
+        &self,
+        record: impl FnOnce(&mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
+    ) -> Result<(), String> {
+        let Some((lock, mut ledger)) = self.open() else { return Ok(()) };
+        let mark = ledger.written().output();
+        let mut visit_log = OutputFile::new(&self.output.path, lock, mark, self.reopen.clone());
+        let mut recorder = Recorder {
+            format: self.output.format,
+            visit_log: &mut visit_log,
+            ledger: &mut ledger,
+            metrics: &self.metrics,
+            health: &self.health,
+        };
+        record(&mut recorder, &self.stop).map_err(|error| error.to_string())
+    }
+
+    /// Opens lock and ledger, again and again where that fails; `None` when the word to stop came first.
+    fn open(&self) -> Option<(OutputLock, LedgerFile)> {
+        let mut backoff = Backoff::default();
+        while !self.stop.is_set() {
+            match self.try_to_open() {
+                Ok(opened) => return opened,
+                Err(problem) => {
+                    if self.health.ill(OUTPUT, &problem) {
+                        log::error!("{problem}; trying again");
+                    }
+                    backoff.wait(&self.stop);
+                }
+            }
+        }
+        None
+    }
+
+    fn try_to_open(&self) -> Result<Option<(OutputLock, LedgerFile)>, String> {
+        let output = &self.output.path;
+        let stand_by = || {
+            self.health.stand_by(true);
+            log::info!("standing by: another process writes to `{}`", output.display());
+        };
+        let lock = OutputLock::acquire(output, &self.stop, stand_by);
+        self.health.stand_by(false);
+        let lock =
+            lock.map_err(|error| format!("failed to lock `{}`: {error}", sibling(output, "lock").display()))?;
+        let Some(lock) = lock else { return Ok(None) };
+        let ledger = LedgerFile::open(&sibling(output, "ledger")).map_err(|error| error.to_string())?;
+        Ok(Some((lock, ledger)))
+    }
+}
