@@ -5,12 +5,13 @@
 //! files are used again; the file `confirmed` remembers the rest, and may lag: the ledger drops what is
 //! sent twice. The newest segment is never given up, as it carries the next sequence.
 
+mod damage;
 mod open;
 mod segment;
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,11 +23,11 @@ use uuid::Uuid;
 pub use self::open::OpenError;
 use self::open::{Opened, open};
 use self::segment::{
-    PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, follows, give_up, preallocate,
-    remove_spare, split,
+    PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, preallocate, recycle, remove_spare,
+    split,
 };
 use crate::disk::DiskFile;
-use crate::disk::journal::{Journal, find_record, read_record, record_bytes};
+use crate::disk::journal::{Journal, read_record, record_bytes};
 use crate::queue::{Backlog, Position, Reading};
 use crate::queue::{StoreError, VisitStore};
 use crate::visit::wire::Message;
@@ -46,9 +47,25 @@ pub struct Spool {
     bell_rings: Receiver<()>,
 }
 
-/// Locked for a whole append. `None` until there is a segment in use, and after one that could not be made.
+/// Locked for a whole append.
 struct Writer {
-    active: Option<(Journal, u64)>,
+    // `None` until there is a segment in use, and after one that could not be made.
+    active: Option<Active>,
+}
+
+/// The segment in use.
+struct Active {
+    journal: Journal,
+    // How many bytes of it are preallocated.
+    capacity: u64,
+    // An append failed. It is repaired, sealed and used no more.
+    has_failed: bool,
+}
+
+impl Active {
+    fn fits(&self, record: u64) -> bool {
+        !self.has_failed && self.journal.end() + record <= self.capacity
+    }
 }
 
 /// Locked for moments only.
@@ -94,7 +111,7 @@ impl Spool {
             bell_rings,
             folder,
         };
-        spool.forget(spool.confirmed());
+        spool.tidy();
         Ok(spool)
     }
 
@@ -147,65 +164,59 @@ impl Spool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves `position` over what the disk has damaged there, to the next whole record before `end`, or to
-    /// the segment's end. The audit shows the gap, and a link keeps the segment for a person to look at.
-    fn step_over(&self, position: &mut Position, file: &dyn DiskFile, end: u64) -> io::Result<()> {
-        let mut record = Vec::new();
-        let behind = find_record(file, position.offset, follows(position.sequence))?;
-        let behind = behind.filter(|behind| *behind < end);
-        let first = match behind {
-            Some(behind) => read_record(file, behind, &mut record)?.and_then(|_| split(&record)),
-            None => None,
-        };
-        let first = first.map(|(first, ..)| first).filter(|first| *first >= position.sequence);
+    /// The position behind what the disk has damaged at `position`: at the next whole record before `end`, or at
+    /// the segment's end. The audit shows the gap.
+    fn step_over(&self, position: Position, file: &dyn DiskFile, end: u64) -> io::Result<Position> {
+        let found = damage::next_whole(file, position, end)?;
         let mut state = self.state();
         let Some(at) = state.segments.iter().position(|segment| segment.first == position.segment) else {
-            return Ok(());
+            return Ok(position);
         };
         let next = state.segments.get(at + 1).map_or(state.next, |next| next.first);
         let segment = &mut state.segments[at];
-        let damaged = position.offset;
-        let (offset, after) = match behind.zip(first) {
+        let (offset, after) = match found {
             Some(found) => found,
             // More was appended in the meantime: there is another look.
-            None if segment.end != end => return Ok(()),
+            None if segment.end != end => return Ok(position),
             None => {
-                segment.end = damaged;
-                (damaged, next)
+                segment.end = position.offset;
+                (position.offset, next)
             }
         };
-        let kept = segment.path.with_extension(format!("{}.damaged", self.producer));
-        match fs::hard_link(&segment.path, &kept) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                log::warn!("failed to link `{}`: {error}", kept.display());
-            }
-            _ => {}
-        }
+        let path = segment.path.clone();
+        drop(state);
+        let kept = damage::keep(&path, self.producer);
         log::error!(
-            "`{}` is damaged at byte {damaged}: visits {} to {} cannot be read; the file is kept as `{}`",
-            segment.path.display(),
+            "`{}` is damaged at byte {}: visits {} to {} cannot be read; the file is kept as `{}`",
+            path.display(),
+            position.offset,
             position.sequence,
             after - 1,
             kept.display(),
         );
-        *position = Position { sequence: after, offset, ..*position };
-        Ok(())
+        Ok(Position { sequence: after, offset, ..position })
+    }
+
+    /// Lets go of the segments whose visits are all confirmed.
+    fn tidy(&self) {
+        self.forget(self.confirmed());
     }
 
     /// Seals the segment in use and starts the next, which begins with the sequence `next`.
     fn rotate(&self, writer: &mut Writer, next: u64, needed: u64) -> Result<(), StoreError> {
-        if let Some((journal, _)) = &mut writer.active {
-            journal.seal().map_err(store_error(&self.folder))?;
+        if let Some(active) = &mut writer.active {
+            active.journal.seal().map_err(store_error(&self.folder))?;
             writer.active = None;
         }
         let path = segment::path(&self.folder, next);
         let wanted = self.segment_bytes.max(needed);
         let created = create(&self.folder, &path, needed.max(wanted / 8 * 7)..=wanted);
-        let (file, mut capacity) = created.map_err(store_error(&path))?;
+        let (file, recycled) = created.map_err(store_error(&path))?;
         let file: Arc<dyn DiskFile> = Arc::new(file);
         let mut state = self.state();
         if state.segments.back().is_some_and(|newest| newest.first == next) {
-            // It was left empty, and its name is the other file's now.
+            // The newest segment never got a record. The new one has the same first sequence, hence the same
+            // name, and has just replaced it.
             state.segments.pop_back();
         }
         if state.segments.is_empty() {
@@ -215,13 +226,15 @@ impl Spool {
         drop(state);
         // The new name carries the next sequence from here on: the segment before it may go, and on a
         // disk that is full it has to.
-        self.forget(self.confirmed());
-        if capacity == 0 {
+        self.tidy();
+        let capacity = match recycled {
+            Some(capacity) => capacity,
             // It may need the room of the one that was just given up.
-            let filled = remove_spare(&self.folder).and_then(|()| preallocate(&*file, wanted, needed));
-            capacity = filled.map_err(store_error(&path))?;
-        }
-        writer.active = Some((Journal::create(file), capacity));
+            None => remove_spare(&self.folder)
+                .and_then(|()| preallocate(&*file, wanted, needed))
+                .map_err(store_error(&path))?,
+        };
+        writer.active = Some(Active { journal: Journal::create(file), capacity, has_failed: false });
         Ok(())
     }
 }
@@ -237,21 +250,17 @@ impl VisitStore for Spool {
         if held + record > self.max_bytes {
             return Err(StoreError::Full { max_bytes: self.max_bytes });
         }
-        let fits = |(journal, capacity): &(Journal, u64)| journal.end() + record <= *capacity;
-        if !writer.active.as_ref().is_some_and(fits) {
+        if !writer.active.as_ref().is_some_and(|active| active.fits(record)) {
             self.rotate(&mut writer, first, record)?;
         }
-        let (journal, capacity) = writer.active.as_mut().expect("rotate left a segment in use");
-        let appended = journal.append(&[&first.to_le_bytes(), &count.to_le_bytes(), lines]);
-        if appended.is_err() {
-            // No longer used: the next append repairs it, seals it and starts another.
-            *capacity = 0;
-        }
+        let active = writer.active.as_mut().expect("rotate left a segment in use");
+        let appended = active.journal.append(&[&first.to_le_bytes(), &count.to_le_bytes(), lines]);
+        active.has_failed = appended.is_err();
         appended.map_err(store_error(&self.folder))?;
         let mut state = self.state();
         state.next = first + u64::from(count);
         let newest = state.segments.back_mut().expect("the segment in use is the newest");
-        newest.end = journal.end();
+        newest.end = active.journal.end();
         drop(state);
         // A full bell has rung already.
         let _ = self.bell.try_send(());
@@ -270,7 +279,8 @@ impl Backlog for Spool {
             Message { producer: self.producer, first: from.sequence, count: 0, body: Vec::new() };
         let mut record = Vec::new();
         while message.body.len() < max_bytes {
-            let Some((file, offset, end)) = self.state().segment_at(&mut position) else { break };
+            let Some(place) = self.state().at(position) else { break };
+            position = place.position;
             // The next segment may start behind a gap, where the one before it was damaged: a message's
             // visits are numbered without one.
             if message.count == 0 {
@@ -278,16 +288,17 @@ impl Backlog for Spool {
             } else if position.sequence != message.first + message.count {
                 break;
             }
-            if offset >= end {
+            if position.offset >= place.end {
                 break;
             }
-            let next = read_record(&*file, offset, &mut record)?.filter(|next| *next <= end);
+            let next = read_record(&*place.file, position.offset, &mut record)?;
+            let next = next.filter(|next| *next <= place.end);
             let whole = next.zip(split(&record)).filter(|(_, (first, ..))| *first == position.sequence);
             let Some((next, (_, count, lines))) = whole else {
                 if message.count > 0 {
                     break;
                 }
-                self.step_over(&mut position, &*file, end)?;
+                position = self.step_over(position, &*place.file, place.end)?;
                 continue;
             };
             if message.count > 0 && message.body.len() + lines.len() > max_bytes {
@@ -335,7 +346,7 @@ impl Backlog for Spool {
             log::warn!("failed to note what is confirmed in `{}`: {error}", self.folder.display());
         }
         for segment in obsolete {
-            if let Err(error) = give_up(&self.folder, &segment.path) {
+            if let Err(error) = recycle(&self.folder, &segment.path) {
                 log::warn!("failed to remove `{}`: {error}", segment.path.display());
             }
         }
@@ -352,23 +363,31 @@ impl State {
         total.saturating_sub(self.confirmed.offset)
     }
 
-    /// The segment that `position` is in, where in it, and where it ends; a position at a segment's
-    /// end moves on to the next segment.
-    fn segment_at(&self, position: &mut Position) -> Option<(Arc<dyn DiskFile>, u64, u64)> {
-        let at = self.segments.iter().position(|segment| segment.first == position.segment);
-        let mut index = at.or_else(|| (!self.segments.is_empty()).then_some(0))?;
-        if at.is_none() {
-            let oldest = &self.segments[0];
-            *position = Position { sequence: oldest.first, segment: oldest.first, offset: 0 };
+    /// What is to be read at `position`. One that is at its segment's end is at the beginning of the next segment,
+    /// too, and one whose segment is gone is at the beginning of the oldest.
+    fn at(&self, position: Position) -> Option<Place> {
+        let start =
+            |segment: &Segment| Position { sequence: segment.first, segment: segment.first, offset: 0 };
+        let here = self.segments.iter().position(|segment| segment.first == position.segment);
+        let (mut here, mut position) = match here {
+            Some(here) => (here, position),
+            None => (0, start(self.segments.front()?)),
+        };
+        if position.offset >= self.segments[here].end
+            && let Some(next) = self.segments.get(here + 1)
+        {
+            (here, position) = (here + 1, start(next));
         }
-        if position.offset >= self.segments[index].end && index + 1 < self.segments.len() {
-            index += 1;
-            let next = self.segments[index].first;
-            *position = Position { sequence: next, segment: next, offset: 0 };
-        }
-        let segment = &self.segments[index];
-        Some((segment.file.clone(), position.offset, segment.end))
+        let segment = &self.segments[here];
+        Some(Place { position, file: segment.file.clone(), end: segment.end })
     }
+}
+
+/// A position with the file that it is in, and where that file's records end, in bytes.
+struct Place {
+    position: Position,
+    file: Arc<dyn DiskFile>,
+    end: u64,
 }
 
 fn store_error(path: &Path) -> impl Fn(io::Error) -> StoreError {

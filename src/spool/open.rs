@@ -72,7 +72,8 @@ pub struct Opened {
 pub fn open(folder: &Path) -> Result<Opened, OpenError> {
     fs::create_dir_all(folder).map_err(at(folder))?;
     let lock = hold(&folder.join("lock"))?;
-    // It may hold visits of a producer that is no more.
+    // This start may create a new producer that counts from 1. Old records in the spare would then have higher
+    // numbers and pass for new ones.
     remove_spare(folder).map_err(at(folder))?;
     let (segments, next) = open_segments(folder)?;
     if segments.is_empty() {

@@ -66,25 +66,24 @@ pub fn follows(next: u64) -> impl Fn(&[u8]) -> bool {
 }
 
 /// Makes the file of a segment, the spare one where that has a size that is `wanted`; its name is durable.
-/// Returns how many bytes can be written to at once: none of a new file.
-pub fn create(folder: &Path, path: &Path, wanted: RangeInclusive<u64>) -> io::Result<(File, u64)> {
+/// Returns how many bytes of it can be written to at once; `None` where nothing is preallocated yet.
+pub fn create(folder: &Path, path: &Path, wanted: RangeInclusive<u64>) -> io::Result<(File, Option<u64>)> {
     let spare = folder.join(SPARE);
     // Where there is none, or none to be had, a new file does.
     let is_spare = fs::rename(&spare, path).is_ok();
     let file = private_file().read(true).write(true).truncate(!is_spare).open(path)?;
-    let mut capacity = file.metadata()?.len();
-    if !wanted.contains(&capacity) {
-        // Each use cuts it off behind its last record.
+    // Each use cuts it off behind its last record.
+    let capacity = Some(file.metadata()?.len()).filter(|length| wanted.contains(length));
+    if capacity.is_none() {
         file.set_len(0)?;
-        capacity = 0;
     }
     file.sync_all()?;
     sync_folder(folder)?;
     Ok((file, capacity))
 }
 
-/// Gives a segment's file up: to be the spare one, or at all where somebody keeps it under another name.
-pub fn give_up(folder: &Path, path: &Path) -> io::Result<()> {
+/// Makes a segment's file the spare one; removes its name where somebody keeps it under another.
+pub fn recycle(folder: &Path, path: &Path) -> io::Result<()> {
     match fs::metadata(path)?.nlink() {
         1 => fs::rename(path, folder.join(SPARE)),
         _ => fs::remove_file(path),

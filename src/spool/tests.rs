@@ -168,7 +168,8 @@ fn an_append_that_failed_never_comes_back() {
         let end = spool.state().segments[0].end;
         disk.set_len(end).and_then(|()| disk.sync()).expect("the disk works");
         let journal = Journal::open(failing.clone(), |_| true).expect("a journal");
-        spool.writer.lock().expect("no panic").active = Some((journal, CAP));
+        spool.writer.lock().expect("no panic").active =
+            Some(Active { journal, capacity: CAP, has_failed: false });
         spool.state().segments[0].file = failing;
         disk.fail_after(healthy_operations);
         assert!(matches!(spool.append(b"failed\n", 1), Err(StoreError::Disk { .. })));
