@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use pixel::amqp::Broker;
+use pixel::health::Part;
 use pixel::program::options::{
     BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, STORAGE_ADMIN, STORAGE_ADMIN_LISTEN,
     admin_listener, log_filter, with_settings,
@@ -43,7 +44,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     given.refuse_bad()?;
 
     let mut process = Process::start(&log)?;
-    process.health.ill(pixel::connect::BROKER, "not connected yet");
+    process.health.ill(Part::Broker, "not connected yet");
     listen_for_operators(admin, Storage { health: process.health.clone() }, &process)?;
     let target = format!("writing to {}", output.path.display());
     let writer = Writer::new(output, &process);

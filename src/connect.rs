@@ -5,11 +5,8 @@ use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::health::Health;
+use crate::health::{Health, Part};
 use crate::stop::Stop;
-
-/// The name under which health shows the broker.
-pub const BROKER: &str = "broker";
 
 // Unit tests fail by the thousand, and nobody is to wait for them.
 const SHORTEST: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 100 });
@@ -44,7 +41,7 @@ pub trait Connect<T: ?Sized>: Send {
 
 /// What ends the use of one connection.
 #[derive(Debug)]
-pub enum Setback<E> {
+pub(crate) enum Setback<E> {
     /// There is no connection, or no longer: make another. The text says why.
     Again(String),
     /// Another connection would not help.
@@ -59,7 +56,7 @@ impl<E> From<ConnectError> for Setback<E> {
 
 /// The reconnect loop, and where it shows how it stands.
 #[derive(Clone, Copy)]
-pub struct Reconnect<'a> {
+pub(crate) struct Reconnect<'a> {
     /// Where the broker's absence is shown.
     pub health: &'a Health,
     /// 1 while there is a connection, else 0.
@@ -76,14 +73,17 @@ impl Reconnect<'_> {
     ///
     /// # Errors
     /// What `attempt` says is [`Setback::Fatal`].
-    pub fn run<E>(&self, mut attempt: impl FnMut(&mut Backoff) -> Result<(), Setback<E>>) -> Result<(), E> {
+    pub(crate) fn run<E>(
+        &self,
+        mut attempt: impl FnMut(&mut Backoff) -> Result<(), Setback<E>>,
+    ) -> Result<(), E> {
         let mut backoff = Backoff::default();
         while !self.stop.is_set() {
             match attempt(&mut backoff) {
                 Ok(()) => return Ok(()),
                 Err(Setback::Fatal(error)) => return Err(error),
                 Err(Setback::Again(problem)) => {
-                    if self.health.ill(BROKER, &problem) {
+                    if self.health.ill(Part::Broker, &problem) {
                         log::warn!("{problem}; {}", self.meanwhile);
                     }
                     backoff.wait(self.stop);
@@ -94,15 +94,15 @@ impl Reconnect<'_> {
     }
 
     /// Notes that there is a connection, until what is returned is dropped.
-    pub fn established(&self) -> Established<'_> {
-        self.health.well(BROKER);
+    pub(crate) fn established(&self) -> Established<'_> {
+        self.health.well(Part::Broker);
         self.connected.set(1);
         Established(self.connected)
     }
 }
 
 /// A connection stands for as long as this lives.
-pub struct Established<'a>(&'a Gauge);
+pub(crate) struct Established<'a>(&'a Gauge);
 
 impl Drop for Established<'_> {
     fn drop(&mut self) {
@@ -113,7 +113,7 @@ impl Drop for Established<'_> {
 /// Waits that double from 100 ms to 5 s, each shortened by up to half at random, so that many clients of a
 /// broker that comes back do not come at once.
 #[derive(Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
 }
 
@@ -125,12 +125,12 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Starts again with the shortest wait: something worked.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = SHORTEST;
     }
 
     /// Waits; returns at once when the word to stop is given.
-    pub fn wait(&mut self, stop: &Stop) {
+    pub(crate) fn wait(&mut self, stop: &Stop) {
         let wait = self.next.mul_f64(0.5 + 0.5 * chance());
         self.next = (self.next * 2).min(LONGEST);
         stop.wait(wait);

@@ -5,23 +5,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What can be ill: a neighbour, or a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The connection to RabbitMQ.
+    Broker,
+    /// The output file, its lock or its ledger.
+    Output,
+    /// The spool.
+    Spool,
+}
+
 /// The problems of the program, at most one for each part.
 #[derive(Debug, Default)]
 pub struct Health {
-    problems: Mutex<BTreeMap<&'static str, (String, Instant)>>,
+    problems: Mutex<BTreeMap<Part, (String, Instant)>>,
     stands_by: AtomicBool,
 }
 
 impl Health {
     /// Notes that `part` cannot do its job; returns whether that is news.
-    pub fn ill(&self, part: &'static str, problem: &str) -> bool {
+    pub fn ill(&self, part: Part, problem: &str) -> bool {
         let before = self.lock().insert(part, (problem.to_string(), Instant::now()));
         before.is_none_or(|(before, _)| before != problem)
     }
 
     /// Notes that `part` does its job; returns whether that is news.
-    pub fn well(&self, part: &'static str) -> bool {
-        self.lock().remove(part).is_some()
+    pub fn well(&self, part: Part) -> bool {
+        self.lock().remove(&part).is_some()
     }
 
     /// Every problem.
@@ -30,18 +41,18 @@ impl Health {
     }
 
     /// Every problem, but those of one part.
-    pub fn problems_but(&self, part: Option<&str>) -> Vec<String> {
+    pub fn problems_but(&self, part: Option<Part>) -> Vec<String> {
         let lock = self.lock();
         let problems = lock.iter().filter(|(ill, _)| Some(**ill) != part);
         problems.map(|(_, (problem, _))| problem.clone()).collect()
     }
 
-    /// Drops the problem of a part that learns only from its work whether it is well, once it was last
-    /// noted `age` ago: a program that gets no work as long as it is ill would stay ill for ever.
-    pub fn lapse(&self, part: &'static str, age: Duration) {
+    /// Clears a problem last reported `age` ago: an unready collector gets no requests, so it could never show
+    /// that it has recovered.
+    pub fn lapse(&self, part: Part, age: Duration) {
         let mut lock = self.lock();
-        if lock.get(part).is_some_and(|(_, noted)| noted.elapsed() >= age) {
-            lock.remove(part);
+        if lock.get(&part).is_some_and(|(_, noted)| noted.elapsed() >= age) {
+            lock.remove(&part);
         }
     }
 
@@ -55,7 +66,7 @@ impl Health {
         self.stands_by.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, (String, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Part, (String, Instant)>> {
         // Each change is one call of the map, so a panic elsewhere leaves it whole.
         self.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }

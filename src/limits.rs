@@ -19,7 +19,7 @@ const SPARE_FILES_MAX: u64 = 256;
 
 /// Why this process should finish what it accepted and start again; `None` while nothing speaks for it.
 /// `abandoned` is how many connections it could not free.
-pub fn reason_to_restart(abandoned: u64) -> Option<&'static str> {
+pub(crate) fn reason_to_restart(abandoned: u64) -> Option<&'static str> {
     if abandoned > ABANDONED_MAX.min(open_files_max() / 8) {
         Some("too many connections had to be abandoned")
     } else if has_outgrown_memory() {
@@ -30,14 +30,14 @@ pub fn reason_to_restart(abandoned: u64) -> Option<&'static str> {
 }
 
 /// Whether clients have made this process so large that it should start again.
-pub fn has_outgrown_memory() -> bool {
+pub(crate) fn has_outgrown_memory() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
     resident.and_then(|kib| kib.parse::<u64>().ok()).is_some_and(|kib| kib << 10 > MEMORY_MAX_BYTES)
 }
 
 /// Raises the limit of open files to what is allowed (setrlimit(2)).
-pub fn raise_open_files_max() {
+pub(crate) fn raise_open_files_max() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         log::warn!("failed to raise the limit of open files: {error}");
@@ -45,7 +45,7 @@ pub fn raise_open_files_max() {
 }
 
 /// Warns where fewer than `wanted` files may be open.
-pub fn warn_of_few_files(wanted: u64) {
+pub(crate) fn warn_of_few_files(wanted: u64) {
     let limit = open_files_max();
     if limit < wanted {
         log::warn!(
@@ -59,7 +59,7 @@ fn open_files_max() -> u64 {
 }
 
 /// Whether there are descriptors for a few connections more.
-pub fn has_room() -> bool {
+pub(crate) fn has_room() -> bool {
     let spare = (open_files_max() / 8).clamp(SPARE_FILES_MIN, SPARE_FILES_MAX);
     let sockets: io::Result<Vec<_>> =
         (0..spare).map(|_| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))).collect();
@@ -67,11 +67,11 @@ pub fn has_room() -> bool {
 }
 
 /// How many threads this process has: the links of a folder are its subfolders and two more.
-pub fn threads() -> u64 {
+pub(crate) fn threads() -> u64 {
     fs::metadata("/proc/self/task").map_or(0, |tasks| tasks.nlink())
 }
 
 /// How many files this process has open; always 0 before Linux 6.2, where nobody counts them.
-pub fn open_files() -> u64 {
+pub(crate) fn open_files() -> u64 {
     fs::metadata("/proc/self/fd").map_or(0, |files| files.len())
 }

@@ -8,7 +8,7 @@ use amiquip::{
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use uuid::Uuid;
 
-use super::reason;
+use super::errors::reason;
 use super::session::{LOST_BEFORE, Session};
 use crate::record::{Delivered, Inbox, InboxError};
 use crate::visit::wire::{COUNT_HEADER, Origin, PRODUCER_HEADER, SEQUENCE_HEADER, Unreadable};
@@ -18,10 +18,10 @@ const PREFETCH_MESSAGES: u16 = 64;
 /// How many bytes a batch has, but for its last message.
 const BATCH_MAX_BYTES: usize = 4 << 20;
 /// How long a batch may grow: each costs two fdatasyncs.
-const GATHER: Duration = Duration::from_millis(100);
+const BATCH_GROWS: Duration = Duration::from_millis(100);
 
 /// A connection that consumes.
-pub struct AmqpInbox {
+pub(super) struct AmqpInbox {
     // `None` once it is lost.
     session: Option<Session>,
     deliveries: Receiver<ConsumerMessage>,
@@ -81,7 +81,7 @@ impl Inbox for AmqpInbox {
                 Err(RecvTimeoutError::Disconnected) => return Err(self.lost()),
             };
             if batch.is_empty() {
-                until = Instant::now() + GATHER;
+                until = Instant::now() + BATCH_GROWS;
             }
             let body = std::mem::take(&mut delivery.body);
             bytes += body.len();

@@ -1,31 +1,27 @@
-//! RabbitMQ through amiquip: addresses, connections and the queue that both services declare.
+//! Station "amqp": RabbitMQ through amiquip.
+//!
+//! [`Broker`] is the way to it for the relay, which publishes, and for the recorder, which consumes. Both declare
+//! the same exchange and queue, so neither has to be first.
 
+mod errors;
 mod inbox;
 mod publisher;
 mod session;
+mod topology;
 mod url;
 
-pub use self::inbox::AmqpInbox;
-pub use self::publisher::AmqpPublisher;
+use self::inbox::AmqpInbox;
+use self::publisher::AmqpPublisher;
 pub use self::url::AmqpUrl;
 
-use amiquip::{
-    AmqpValue, Channel, Connection, Error, ExchangeDeclareOptions, ExchangeType, FieldTable,
-    QueueDeclareOptions,
-};
+use amiquip::{Channel, Connection};
 
 use self::session::Session;
+pub(crate) use self::topology::QUEUE_NAME_MAX_BYTES;
+use self::topology::declare;
 use crate::connect::{Connect, ConnectError};
 use crate::record::Inbox;
 use crate::relay::Publisher;
-
-/// The routing key of a visit.
-const ROUTING_KEY: &str = "visit";
-/// RabbitMQ 4 dead-letters after 20 redeliveries by default; a recorder that waits for a full disk may
-/// see more.
-const DELIVERY_LIMIT: i64 = 1000;
-/// The longest queue name: with `.dead` behind it, it must fit AMQP's short string of 255 bytes.
-pub const QUEUE_NAME_MAX_BYTES: usize = 250;
 
 /// The brokers of one cluster and the queue on it.
 pub struct Broker {
@@ -77,59 +73,5 @@ impl Connect<dyn Inbox> for Broker {
     fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError> {
         let (session, deliveries, address) = self.connect_any(AmqpInbox::prepare)?;
         Ok(Box::new(AmqpInbox::new(session, deliveries, address)))
-    }
-}
-
-/// Declares exchange, queue and dead letters as the contract has them. Doing so again changes nothing;
-/// a queue that is there with other arguments is refused by the broker (406).
-fn declare(channel: &Channel, queue: &str) -> amiquip::Result<()> {
-    let durable = || ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    let text = |value: &str| AmqpValue::LongString(value.to_string());
-    let quorum = |arguments: Vec<(&str, AmqpValue)>| {
-        let mut table = FieldTable::new();
-        table.insert("x-queue-type".into(), text("quorum"));
-        table.extend(arguments.into_iter().map(|(name, value)| (name.to_string(), value)));
-        QueueDeclareOptions { durable: true, arguments: table, ..QueueDeclareOptions::default() }
-    };
-    let dead = format!("{queue}.dead");
-    channel.exchange_declare(ExchangeType::Fanout, &dead, durable())?;
-    channel.queue_declare(&dead, quorum(vec![]))?;
-    channel.queue_bind(&dead, &dead, "", FieldTable::new())?;
-    let arguments = vec![
-        ("x-single-active-consumer", AmqpValue::Boolean(true)),
-        ("x-dead-letter-exchange", text(&dead)),
-        ("x-dead-letter-strategy", text("at-least-once")),
-        ("x-overflow", text("reject-publish")),
-        ("x-delivery-limit", AmqpValue::LongLongInt(DELIVERY_LIMIT)),
-    ];
-    channel.exchange_declare(ExchangeType::Direct, queue, durable())?;
-    channel.queue_declare(queue, quorum(arguments))?;
-    channel.queue_bind(queue, queue, ROUTING_KEY, FieldTable::new())
-}
-
-/// What to show of an error: amiquip puts the URL, password included, into some of its messages.
-fn reason(error: &Error) -> String {
-    match error {
-        Error::FailedToConnect { source, .. } | Error::ResolveUrlToSocketAddr { source, .. } => {
-            source.to_string()
-        }
-        Error::InvalidCredentials => "it refused the login (or ended the connection during it)".into(),
-        Error::ServerClosedChannel { code, message, .. }
-        | Error::ServerClosedConnection { code, message } => format!("{message} ({code})"),
-        Error::ConnectionTimeout => "no answer within the connection timeout".into(),
-        Error::UrlNoSocketAddrs { .. } => "its name has no address".into(),
-        other => other.to_string(),
-    }
-}
-
-/// Whether trying again will not help. AMQP 0-9-1 reply codes: 403 access-refused, 406
-/// precondition-failed, 530 not-allowed (RabbitMQ: no such vhost, or none for this user).
-fn is_refusal(error: &Error) -> bool {
-    match error {
-        Error::InvalidCredentials => true,
-        Error::ServerClosedChannel { code, .. } | Error::ServerClosedConnection { code, .. } => {
-            matches!(code, 403 | 406 | 530)
-        }
-        _ => false,
     }
 }

@@ -9,8 +9,8 @@ use amiquip::{
 };
 use crossbeam_channel::{Receiver, select};
 
-use super::ROUTING_KEY;
 use super::session::{LOST_BEFORE, Session};
+use super::topology::ROUTING_KEY;
 use crate::relay::{Lost, News, Publisher};
 use crate::visit::wire::{
     CONTENT_TYPE, COUNT_HEADER, MESSAGE_TYPE, Message, PRODUCER_HEADER, SEQUENCE_HEADER,
@@ -20,14 +20,14 @@ use crate::visit::wire::{
 const PERSISTENT: u8 = 2;
 
 /// Where a connection's news arrive.
-pub struct Ears {
+pub(super) struct Ears {
     confirms: Receiver<Confirm>,
     returns: Receiver<Return>,
     blocked: Receiver<ConnectionBlockedNotification>,
 }
 
 /// A connection that publishes.
-pub struct AmqpPublisher {
+pub(super) struct AmqpPublisher {
     // `None` once it is lost.
     session: Option<Session>,
     ears: Ears,

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use amiquip::{Channel, Connection, ConnectionTuning, Error};
 
+use super::errors::{is_refusal, reason};
 use super::url::AmqpUrl;
-use super::{is_refusal, reason};
 use crate::connect::ConnectError;
 
 /// How long the broker may take from the TCP connection to the last answer before the first message.
@@ -24,10 +24,10 @@ const GOODBYE_MAX: Duration = Duration::from_secs(1);
 const WRITES_HIGH_WATER: usize = 1 << 20;
 
 /// What is said of a connection that is used after it was found to be lost.
-pub const LOST_BEFORE: &str = "the connection was lost before";
+pub(super) const LOST_BEFORE: &str = "the connection was lost before";
 
 /// An open connection. Dropping it closes it, or cuts it where the broker takes too long.
-pub struct Session {
+pub(super) struct Session {
     // `None` only once it is being closed, by `close` or by the destructor: nobody can ask for it then.
     open: Option<(Channel, Connection)>,
     socket: TcpStream,
@@ -38,7 +38,7 @@ impl Session {
     ///
     /// # Errors
     /// [`ConnectError`], at the latest after the connection timeout and [`SETUP_MAX`].
-    pub fn open<T: Send + 'static>(
+    pub(super) fn open<T: Send + 'static>(
         url: &AmqpUrl,
         prepare: impl FnOnce(&mut Connection, &Channel) -> amiquip::Result<T> + Send + 'static,
     ) -> Result<(Session, T), ConnectError> {
@@ -73,13 +73,13 @@ impl Session {
     }
 
     /// The channel.
-    pub fn channel(&self) -> &Channel {
+    pub(super) fn channel(&self) -> &Channel {
         let (channel, _) = self.open.as_ref().expect("nobody has a session that is being closed");
         channel
     }
 
     /// Closes the connection and returns why it ended: amiquip reports the cause only from `close`.
-    pub fn close(mut self) -> String {
+    pub(super) fn close(mut self) -> String {
         self.say_goodbye().unwrap_or_else(|| "the connection ended".into())
     }
 

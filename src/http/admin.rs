@@ -35,7 +35,7 @@ pub trait Status: Send + Sync {
 }
 
 /// The handler of the admin listener.
-pub struct Admin {
+pub(crate) struct Admin {
     /// What is shown as `/metrics`.
     pub metrics: Arc<Metrics>,
     /// What is shown as `/readyz`.
@@ -72,7 +72,7 @@ impl Admin {
 ///
 /// # Errors
 /// Why it is not ready, or that nobody answers.
-pub fn ask_ready(address: SocketAddr) -> Result<String, String> {
+pub(crate) fn ask_ready(address: SocketAddr) -> Result<String, String> {
     let address = reachable(address);
     let ask = || {
         let mut stream = TcpStream::connect_timeout(&address, ASK_TIMEOUT)?;

@@ -45,14 +45,14 @@ pub struct Answer {
 }
 
 /// 200 with the GIF.
-pub const PIXEL: Answer =
+pub(super) const PIXEL: Answer =
     Answer::new("200 OK", concat!("Content-Type: image/gif\r\n", pixel_headers!()), GIF);
 
 /// 204: recorded, for `navigator.sendBeacon`.
-pub const RECORDED: Answer = Answer::new("204 No Content", pixel_headers!(), b"");
+pub(super) const RECORDED: Answer = Answer::new("204 No Content", pixel_headers!(), b"");
 
 /// 204 for a CORS preflight (Fetch standard, section 3.2).
-pub const PREFLIGHT: Answer = Answer::new(
+pub(super) const PREFLIGHT: Answer = Answer::new(
     "204 No Content",
     "Allow: GET, HEAD, POST, OPTIONS\r\n\
               Access-Control-Allow-Origin: *\r\n\
@@ -63,38 +63,39 @@ pub const PREFLIGHT: Answer = Answer::new(
 );
 
 /// 503 with the GIF: the visit is not recorded, and the page that shows the pixel looks as ever.
-pub const UNAVAILABLE: Answer = Answer::new(
+pub(super) const UNAVAILABLE: Answer = Answer::new(
     "503 Service Unavailable",
     concat!("Content-Type: image/gif\r\nRetry-After: 5\r\n", pixel_headers!()),
     GIF,
 );
 
 /// 405 for the pixel.
-pub const PIXEL_METHODS: Answer =
+pub(super) const PIXEL_METHODS: Answer =
     Answer::new("405 Method Not Allowed", "Allow: GET, HEAD, POST, OPTIONS\r\n", b"");
 
 /// 405 for everything else.
-pub const PAGE_METHODS: Answer = Answer::new("405 Method Not Allowed", "Allow: GET, HEAD\r\n", b"");
+pub(super) const PAGE_METHODS: Answer = Answer::new("405 Method Not Allowed", "Allow: GET, HEAD\r\n", b"");
 
 /// 404.
-pub const NOT_FOUND: Answer = Answer::new("404 Not Found", "Content-Type: text/plain\r\n", b"not found\n");
+pub(super) const NOT_FOUND: Answer =
+    Answer::new("404 Not Found", "Content-Type: text/plain\r\n", b"not found\n");
 
 /// 400: where the request ends cannot be told for sure (RFC 9112, section 6.3).
-pub const BAD_FRAMING: Answer = Answer::new(
+pub(super) const BAD_FRAMING: Answer = Answer::new(
     "400 Bad Request",
     "Connection: close\r\nContent-Type: text/plain\r\n",
     b"the length of the body is unclear\n",
 );
 
 /// 500: what was asked for may have been done or not.
-pub const FAILED: Answer = Answer::new(
+pub(super) const FAILED: Answer = Answer::new(
     "500 Internal Server Error",
     "Connection: close\r\nContent-Type: text/plain\r\n",
     b"this should not have happened\n",
 );
 
 /// 413: the body is larger than what is read of one.
-pub const TOO_LARGE: Answer = Answer::new(
+pub(super) const TOO_LARGE: Answer = Answer::new(
     "413 Content Too Large",
     "Connection: close\r\nContent-Type: text/plain\r\n",
     b"at most 64 KiB of body is read\n",
@@ -113,7 +114,7 @@ impl Answer {
     }
 
     /// The same, to a visit: the time that it took is measured.
-    pub fn to_visit(self) -> Self {
+    pub fn for_visit(self) -> Self {
         Answer { is_visit: true, ..self }
     }
 

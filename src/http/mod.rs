@@ -8,7 +8,6 @@ mod answer;
 mod listener;
 mod track;
 
-pub use self::admin::{Admin, Status, ask_ready};
-pub use self::answer::Answer;
-pub use self::listener::{Handler, Listener, ListenerSettings, Request};
-pub use self::track::{STORE, Track};
+pub(crate) use self::admin::{Admin, Status, ask_ready};
+pub(crate) use self::listener::{Handler, Listener, ListenerSettings};
+pub(crate) use self::track::Track;

@@ -9,15 +9,13 @@ use super::answer::{
     Answer, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, PREFLIGHT, RECORDED, UNAVAILABLE,
 };
 use super::listener::{Handler, Request};
-use crate::health::Health;
+use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::queue::VisitStore;
 use crate::visit::client_ip::TrustedProxies;
 use crate::visit::request::{Target, visit};
 use crate::visit::wire::encode;
 
-/// The name under which health shows a store that refuses.
-pub const STORE: &str = "spool";
 /// What a visit takes as JSON, more or less.
 const TYPICAL_BYTES: usize = 256;
 
@@ -32,7 +30,7 @@ const PAGE: Answer = Answer::new(
 const ROBOTS: Answer = Answer::new("200 OK", "Content-Type: text/plain\r\n", b"User-agent: *\nDisallow: /\n");
 
 /// The handler of the public listener.
-pub struct Track {
+pub(crate) struct Track {
     /// Where visits become durable.
     pub store: Arc<dyn VisitStore>,
     /// Proxies whose X-Forwarded-For and Forwarded headers are trusted.
@@ -56,7 +54,7 @@ impl Handler for Track {
                         let visit = visit(Timestamp::now(), peer, &self.proxies, target, request.headers());
                         encode(&visit, &mut lines);
                         visits += 1;
-                        answer.to_visit()
+                        answer.for_visit()
                     }
                     Route::Other(answer) => answer,
                 }
@@ -64,7 +62,7 @@ impl Handler for Track {
             .collect();
         if visits > 0 && !self.keep(&lines, visits) {
             let refused = answers.iter_mut().filter(|answer| answer.is_visit());
-            refused.for_each(|answer| *answer = UNAVAILABLE.to_visit());
+            refused.for_each(|answer| *answer = UNAVAILABLE.for_visit());
         }
         answers
     }
@@ -76,7 +74,7 @@ impl Track {
         match self.store.append(lines, count) {
             Ok(()) => {
                 self.metrics.accepted.inc_by(count.into());
-                if self.health.well(STORE) {
+                if self.health.well(Part::Spool) {
                     log::info!("visits are taken again");
                 }
                 true
@@ -84,7 +82,7 @@ impl Track {
             Err(error) => {
                 self.metrics.refused.inc_by(count.into());
                 let problem = error.to_string();
-                if self.health.ill(STORE, &problem) {
+                if self.health.ill(Part::Spool, &problem) {
                     log::error!("{problem}; visits are answered with 503 until it works again");
                 }
                 false

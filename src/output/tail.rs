@@ -5,7 +5,7 @@ use std::io;
 use crate::disk::{DiskFile, read_whole};
 
 /// The end of a file: what is appended there is provisional until it is settled.
-pub struct Tail {
+pub(crate) struct Tail {
     file: Box<dyn DiskFile>,
     // Where the provisional bytes start.
     provisional_from: Option<u64>,
@@ -13,18 +13,18 @@ pub struct Tail {
 
 impl Tail {
     /// The end of `file`, all of which is settled.
-    pub fn new(file: Box<dyn DiskFile>) -> Self {
+    pub(crate) fn new(file: Box<dyn DiskFile>) -> Self {
         Tail { file, provisional_from: None }
     }
 
     /// The file's length.
-    pub fn len(&self) -> io::Result<u64> {
+    pub(crate) fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
 
     /// Appends `lines` durably; returns the file's length then. A last line that somebody left
     /// without its end is ended first.
-    pub fn append(&mut self, lines: &[u8]) -> io::Result<u64> {
+    pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<u64> {
         let from = self.file.len()?;
         let mut last = [b'\n'];
         if from > 0 {
@@ -40,12 +40,12 @@ impl Tail {
     }
 
     /// What was appended stays.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.provisional_from = None;
     }
 
     /// Removes what was appended and not settled, durably.
-    pub fn retract(&mut self) -> io::Result<()> {
+    pub(crate) fn retract(&mut self) -> io::Result<()> {
         if let Some(from) = self.provisional_from {
             // Somebody may have truncated it since: it must not grow by zeros.
             self.file.set_len(from.min(self.file.len()?))?;

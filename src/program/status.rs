@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::connect::BROKER;
-use crate::health::Health;
-use crate::http::{STORE, Status};
+use crate::health::{Health, Part};
+use crate::http::Status;
 use crate::metrics::Metrics;
 use crate::spool::Spool;
 
@@ -23,10 +22,10 @@ pub struct Collector {
 
 impl Status for Collector {
     fn problems(&self) -> Vec<String> {
-        self.health.lapse(STORE, REFUSAL_AGE);
+        self.health.lapse(Part::Spool, REFUSAL_AGE);
         // A broker that is away keeps it from its job only when the spool is nearly full.
         let is_nearly_full = self.spool.bytes() >= self.spool.max_bytes() / 10 * 9;
-        self.health.problems_but(if is_nearly_full { None } else { Some(BROKER) })
+        self.health.problems_but(if is_nearly_full { None } else { Some(Part::Broker) })
     }
 
     fn state(&self) -> String {
@@ -73,7 +72,7 @@ pub struct Embedded {
 
 impl Status for Embedded {
     fn problems(&self) -> Vec<String> {
-        self.health.lapse(STORE, REFUSAL_AGE);
+        self.health.lapse(Part::Spool, REFUSAL_AGE);
         // With a spool of its own, nobody else should write its output.
         let held = self.health.stands_by().then(|| "another process writes to the output".to_string());
         held.into_iter().chain(self.health.all()).collect()

@@ -7,10 +7,10 @@ use super::options::OutputSettings;
 use super::process::Process;
 use crate::connect::Backoff;
 use crate::disk::sibling;
-use crate::health::Health;
+use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::output::{LedgerFile, OutputFile, OutputLock};
-use crate::record::{Ledger, OUTPUT, RecordError, Recorder};
+use crate::record::{Ledger, RecordError, Recorder};
 use crate::stop::Stop;
 
 /// Writes one output, once it is this process's turn.
@@ -63,7 +63,7 @@ impl Writer {
             match self.try_to_open() {
                 Ok(opened) => return opened,
                 Err(problem) => {
-                    if self.health.ill(OUTPUT, &problem) {
+                    if self.health.ill(Part::Output, &problem) {
                         log::error!("{problem}; trying again");
                     }
                     backoff.wait(&self.stop);

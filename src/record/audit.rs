@@ -111,9 +111,9 @@ mod tests {
     fn a_gap_is_named() {
         let mut written = Written::default();
         let mut entry = Entry::default();
-        entry.claim(&written, Uuid::nil(), 1..=5);
-        entry.claim(&written, Uuid::nil(), 9..=9);
-        entry.claim(&written, Uuid::nil(), 5..=5);
+        entry.note(&written, Uuid::nil(), 1..=5);
+        entry.note(&written, Uuid::nil(), 9..=9);
+        entry.note(&written, Uuid::nil(), 5..=5);
         written.apply(&entry);
         let audit = Audit::of(&written);
         assert_eq!(audit.missing, 3);

@@ -22,15 +22,13 @@ pub use self::ports::{Delivered, Inbox, InboxError, Ledger, LedgerError, VisitLo
 pub use self::spool_inbox::SpoolInbox;
 pub use self::state::{Entry, Mark, Written};
 use crate::connect::{Backoff, Connect, ConnectError, Reconnect, Setback};
-use crate::health::Health;
+use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::visit::Visit;
 use crate::visit::lines::{LineFormat, Numbered};
 use crate::visit::wire::{Origin, Unreadable, decode};
 
-/// The name under which the recorder reports its health.
-pub const OUTPUT: &str = "output";
 /// How many refusals of the broker in a row end the recorder.
 pub const REFUSALS_MAX: u32 = 3;
 /// How long an idle recorder waits before it looks at the output file and at `stop`.
@@ -206,13 +204,13 @@ impl Recorder<'_> {
     ) -> Result<bool, RecordError> {
         match step(self) {
             Ok(()) => {
-                if self.health.well(OUTPUT) {
+                if self.health.well(Part::Output) {
                     log::info!("writing works again");
                 }
                 Ok(true)
             }
             Err(StepError::Failed(problem)) => {
-                if self.health.ill(OUTPUT, &problem) {
+                if self.health.ill(Part::Output, &problem) {
                     log::error!("{problem}; nothing is acknowledged, trying again");
                 }
                 Ok(false)
@@ -239,13 +237,13 @@ impl Recorder<'_> {
             match origin {
                 Origin::Foreign { message_id } => {
                     let count = visits.len() as u64;
-                    if plan.entry.claim_message(self.ledger.written(), message_id.as_ref(), count) {
+                    if plan.entry.note_foreign(self.ledger.written(), message_id.as_ref(), count) {
                         visits.iter().for_each(|visit| plan.add(self.format, visit, None));
                     }
                 }
                 Origin::Spool { producer, first, count } => {
                     let all = *first..=first + (count - 1);
-                    let new = plan.entry.claim(self.ledger.written(), *producer, all);
+                    let new = plan.entry.note(self.ledger.written(), *producer, all);
                     for (visit, sequence) in visits.iter().zip(*first..) {
                         if new.iter().any(|range| range.contains(&sequence)) {
                             plan.add(self.format, visit, Some((*producer, sequence)));

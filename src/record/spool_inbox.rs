@@ -12,9 +12,9 @@ use crate::visit::wire::Origin;
 /// How many bytes a batch has, but for a group that is larger by itself.
 const BATCH_MAX_BYTES: usize = 4 << 20;
 /// How long a batch may grow: here the two fdatasyncs of each meet those that every answer waits for.
-const GATHER: Duration = Duration::from_millis(250);
+const BATCH_GROWS: Duration = Duration::from_millis(250);
 /// A batch that has not grown for this long is taken as it is.
-const QUIET: Duration = Duration::from_millis(20);
+const BATCH_QUIET: Duration = Duration::from_millis(20);
 
 /// Reads a backlog as an inbox.
 pub struct SpoolInbox<'a> {
@@ -33,14 +33,14 @@ impl<'a> SpoolInbox<'a> {
 
     /// Waits until a batch is large enough, or grows no more, or is old enough.
     fn gather(&self) {
-        let until = Instant::now() + GATHER;
+        let until = Instant::now() + BATCH_GROWS;
         let mut bytes = 0;
         loop {
             let before = std::mem::replace(&mut bytes, self.backlog.bytes_after(self.cursor));
             if bytes == before || bytes >= BATCH_MAX_BYTES as u64 || Instant::now() >= until {
                 return;
             }
-            std::thread::sleep(QUIET);
+            std::thread::sleep(BATCH_QUIET);
         }
     }
 

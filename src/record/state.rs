@@ -10,7 +10,7 @@ use super::sequences::Sequences;
 
 /// How many `message_id`s of other clients' messages are remembered: a repeated delivery is
 /// recognised as long as fewer messages with other ids came in between.
-pub const MESSAGE_IDS_MAX: usize = 65_536;
+pub(super) const MESSAGE_IDS_MAX: usize = 65_536;
 
 /// A place in the output file, before which everything is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub struct Entry {
 impl Entry {
     /// Notes a message of a spool; returns the parts of `range` that neither `written` nor this batch
     /// has yet.
-    pub fn claim(
+    pub fn note(
         &mut self,
         written: &Written,
         producer: Uuid,
@@ -71,7 +71,7 @@ impl Entry {
     }
 
     /// Notes a message of another client; returns whether it is new.
-    pub fn claim_message(&mut self, written: &Written, message_id: Option<&String>, visits: u64) -> bool {
+    pub fn note_foreign(&mut self, written: &Written, message_id: Option<&String>, visits: u64) -> bool {
         let seen = |id: &String| written.has_seen(id) || self.message_ids.contains(id);
         if message_id.is_some_and(seen) {
             self.foreign_duplicates += visits;
@@ -164,8 +164,8 @@ mod tests {
     fn a_snapshot_is_the_state() {
         let mut written = Written::default();
         let mut entry = Entry { foreign: 2, message_ids: vec!["a".into()], ..Entry::default() };
-        assert_eq!(entry.claim(&written, Uuid::nil(), 1..=5), vec![1..=5]);
-        assert_eq!(entry.claim(&written, Uuid::nil(), 4..=7), vec![6..=7]);
+        assert_eq!(entry.note(&written, Uuid::nil(), 1..=5), vec![1..=5]);
+        assert_eq!(entry.note(&written, Uuid::nil(), 4..=7), vec![6..=7]);
         written.apply(&entry);
         let mut again = Written::default();
         again.apply(&written.snapshot());

@@ -11,8 +11,8 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 pub use self::ports::{Lost, News, Publisher};
-use crate::connect::{BROKER, Backoff, Connect, Reconnect, Setback};
-use crate::health::Health;
+use crate::connect::{Backoff, Connect, Reconnect, Setback};
+use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::queue::{Backlog, Position};
 use crate::stop::Stop;
@@ -20,7 +20,7 @@ use crate::stop::Stop;
 /// A message's size, but for a group that is larger by itself, in bytes.
 const MESSAGE_MAX_BYTES: usize = 128 << 10;
 /// How long a small message waits to grow: each costs the broker about as much as hundreds of visits in it.
-const GATHER: Duration = Duration::from_millis(25);
+const MESSAGE_GROWS: Duration = Duration::from_millis(25);
 /// How many messages may be in flight: at 128 KiB each, 4 MiB.
 const WINDOW_MESSAGES: usize = 32;
 /// How often a quiet session looks whether it is to stop.
@@ -101,12 +101,12 @@ impl Relay<'_> {
                 News::Blocked(why) => {
                     window.is_blocked = true;
                     let problem = format!("the broker takes no messages: {why}");
-                    self.health.ill(BROKER, &problem);
+                    self.health.ill(Part::Broker, &problem);
                     log::warn!("{problem}; visits wait in the spool");
                 }
                 News::Unblocked => {
                     window.is_blocked = false;
-                    self.health.well(BROKER);
+                    self.health.well(Part::Broker);
                     log::info!("the broker takes messages again");
                 }
                 News::Nothing => {}
@@ -122,7 +122,7 @@ impl Relay<'_> {
         }
         let left = self.backlog.bytes_after(window.cursor);
         if window.in_flight.is_empty() && (1..MESSAGE_MAX_BYTES as u64).contains(&left) {
-            std::thread::sleep(GATHER);
+            std::thread::sleep(MESSAGE_GROWS);
         }
         // A message that could still grow waits for those before it.
         while window.in_flight.len() < WINDOW_MESSAGES

@@ -53,7 +53,7 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 /// What was found in a spool's folder, and is held.
-pub struct Opened {
+pub(super) struct Opened {
     /// Held for the spool's life: one process per spool.
     pub lock: File,
     /// Who numbers.
@@ -69,7 +69,7 @@ pub struct Opened {
 }
 
 /// Opens the spool in `folder`, creating it where it is absent.
-pub fn open(folder: &Path) -> Result<Opened, OpenError> {
+pub(super) fn open(folder: &Path) -> Result<Opened, OpenError> {
     fs::create_dir_all(folder).map_err(at(folder))?;
     let lock = hold(&folder.join("lock"))?;
     // This start may create a new producer that counts from 1. Old records in the spare would then have higher

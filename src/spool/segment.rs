@@ -14,20 +14,20 @@ use crate::disk::{DiskFile, private_file, sync_folder};
 
 /// A segment's size: large enough that starting one is rare, small enough that a disk nearly full is
 /// used to its end.
-pub const SEGMENT_MAX_BYTES: u64 = 8 << 20;
+pub(super) const SEGMENT_MAX_BYTES: u64 = 8 << 20;
 /// The smallest, for a spool with a low cap.
-pub const SEGMENT_MIN_BYTES: u64 = 64 << 10;
+pub(super) const SEGMENT_MIN_BYTES: u64 = 64 << 10;
 const SUFFIX: &str = ".spool";
 /// A file whose visits are all confirmed, kept to become the next segment: writing 8 MiB of zeros would
 /// hold up the answers, and so would giving as much back.
 const SPARE: &str = "spare";
 /// The sequence of a record's first visit and the number of its visits.
-pub const PREFIX_BYTES: usize = 12;
+pub(super) const PREFIX_BYTES: usize = 12;
 /// More visits than a segment can hold.
 const VISITS_MAX: u64 = 1 << 32;
 
 /// A segment of an open spool.
-pub struct Segment {
+pub(super) struct Segment {
     /// The sequence of its first visit.
     pub first: u64,
     /// Where its last record ends, in bytes.
@@ -39,18 +39,18 @@ pub struct Segment {
 }
 
 /// The path of the segment that begins with `first`.
-pub fn path(folder: &Path, first: u64) -> PathBuf {
+pub(super) fn path(folder: &Path, first: u64) -> PathBuf {
     folder.join(format!("{first:020}{SUFFIX}"))
 }
 
 /// The first sequence of the segment at `path`; `None` where it is another file. AMQP's numbers are signed.
-pub fn first_sequence(path: &Path) -> Option<u64> {
+pub(super) fn first_sequence(path: &Path) -> Option<u64> {
     let first: i64 = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
     first.try_into().ok()
 }
 
 /// A record's first sequence, count and lines.
-pub fn split(record: &[u8]) -> Option<(u64, u32, &[u8])> {
+pub(super) fn split(record: &[u8]) -> Option<(u64, u32, &[u8])> {
     let (first, rest) = record.split_first_chunk::<8>()?;
     let (count, lines) = rest.split_first_chunk::<4>()?;
     Some((u64::from_le_bytes(*first), u32::from_le_bytes(*count), lines))
@@ -58,7 +58,7 @@ pub fn split(record: &[u8]) -> Option<(u64, u32, &[u8])> {
 
 /// Whether a record may follow where the visit `next` was expected: it is neither of the file's last use,
 /// nor bytes in the middle of another record.
-pub fn follows(next: u64) -> impl Fn(&[u8]) -> bool {
+pub(super) fn follows(next: u64) -> impl Fn(&[u8]) -> bool {
     move |record| {
         let ahead = split(record).and_then(|(first, ..)| first.checked_sub(next));
         ahead.is_some_and(|ahead| ahead < VISITS_MAX)
@@ -67,7 +67,11 @@ pub fn follows(next: u64) -> impl Fn(&[u8]) -> bool {
 
 /// Makes the file of a segment, the spare one where that has a size that is `wanted`; its name is durable.
 /// Returns how many bytes of it can be written to at once; `None` where nothing is preallocated yet.
-pub fn create(folder: &Path, path: &Path, wanted: RangeInclusive<u64>) -> io::Result<(File, Option<u64>)> {
+pub(super) fn create(
+    folder: &Path,
+    path: &Path,
+    wanted: RangeInclusive<u64>,
+) -> io::Result<(File, Option<u64>)> {
     let spare = folder.join(SPARE);
     // Where there is none, or none to be had, a new file does.
     let is_spare = fs::rename(&spare, path).is_ok();
@@ -83,7 +87,7 @@ pub fn create(folder: &Path, path: &Path, wanted: RangeInclusive<u64>) -> io::Re
 }
 
 /// Makes a segment's file the spare one; removes its name where somebody keeps it under another.
-pub fn recycle(folder: &Path, path: &Path) -> io::Result<()> {
+pub(super) fn recycle(folder: &Path, path: &Path) -> io::Result<()> {
     match fs::metadata(path)?.nlink() {
         1 => fs::rename(path, folder.join(SPARE)),
         _ => fs::remove_file(path),
@@ -91,7 +95,7 @@ pub fn recycle(folder: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// Gives the spare file's room back.
-pub fn remove_spare(folder: &Path) -> io::Result<()> {
+pub(super) fn remove_spare(folder: &Path) -> io::Result<()> {
     match fs::remove_file(folder.join(SPARE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -101,7 +105,7 @@ pub fn remove_spare(folder: &Path) -> io::Result<()> {
 /// Fills a segment with zeros, up to `wanted` bytes, or as many as the disk has where that is at least
 /// `needed`; returns how many. So an append writes no metadata (measured: 1.7 times the appends a
 /// second), and a disk runs full here, not in the middle of a record.
-pub fn preallocate(file: &dyn DiskFile, wanted: u64, needed: u64) -> io::Result<u64> {
+pub(super) fn preallocate(file: &dyn DiskFile, wanted: u64, needed: u64) -> io::Result<u64> {
     let zeros = vec![0; SEGMENT_MIN_BYTES as usize];
     let mut filled = 0;
     let outcome = loop {

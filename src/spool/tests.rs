@@ -1,6 +1,7 @@
 //! The spool on a real disk: what survives a restart, and that a number is never given away twice.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 

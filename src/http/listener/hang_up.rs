@@ -15,7 +15,7 @@ use socket2::Socket;
 ///
 /// # Errors
 /// What the system said, where none of it is allowed.
-pub fn hang_up(peers: &HashSet<SocketAddr>) -> io::Result<()> {
+pub(super) fn hang_up(peers: &HashSet<SocketAddr>) -> io::Result<()> {
     let process = pidfd_open(getpid(), PidfdFlags::empty())?;
     for entry in fs::read_dir("/proc/self/fd")?.flatten() {
         let link = fs::read_link(entry.path()).unwrap_or_default();

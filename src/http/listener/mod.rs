@@ -59,9 +59,9 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use self::keeper::Keeper;
-pub use self::request::Request;
+pub(crate) use self::request::Request;
 use self::shared::Shared;
-pub use self::shared::{Handler, ListenerSettings};
+pub(crate) use self::shared::{Handler, ListenerSettings};
 use crate::limits::has_outgrown_memory;
 use crate::metrics::Metrics;
 use crate::supervisor::Supervisor;

@@ -2,11 +2,11 @@
 //!
 //! Source: <https://httpd.apache.org/docs/2.4/mod/mod_log_config.html> ("Format Notes" for the escapes).
 
-use super::{hex_escape, push};
+use super::escape::{hex_escape, push};
 use crate::visit::{Text, Visit};
 
 /// Appends the line. Status and size are those of every recorded visit, the pixel's: 200 and 43.
-pub fn write(visit: &Visit<'_>, line: &mut Vec<u8>) {
+pub(super) fn write(visit: &Visit<'_>, line: &mut Vec<u8>) {
     let time = visit.received_at.strftime("%d/%b/%Y:%H:%M:%S +0000");
     push(line, format_args!("{} - - [{time}] \"GET ", visit.ip));
     // The target must stay one word, and its first question mark must start the query.

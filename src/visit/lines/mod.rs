@@ -1,21 +1,12 @@
 //! The line formats of the output file: one visit, one line, whatever the visit holds.
 
-pub mod combined;
-pub mod ndjson;
-pub mod pipe;
+mod combined;
+mod escape;
+mod ndjson;
+mod numbered;
+mod pipe;
 
-use uuid::Uuid;
-
-use crate::visit::Visit;
-
-/// A visit with its number, as the output file is to show it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Numbered<'a> {
-    /// What is written.
-    pub visit: &'a Visit<'a>,
-    /// The spool that numbered it and the number; absent for another client's message.
-    pub number: Option<(Uuid, u64)>,
-}
+pub use self::numbered::Numbered;
 
 /// How a visit becomes a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,28 +43,14 @@ impl std::str::FromStr for LineFormat {
     }
 }
 
-/// Appends `\xhh`.
-fn hex_escape(byte: u8, line: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-    line.extend_from_slice(b"\\x");
-    line.extend_from_slice(&digits);
-}
-
-/// Appends formatted text.
-fn push(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    use std::io::Write;
-    line.write_fmt(text).expect("writing to memory cannot fail");
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::visit::Text;
+    use crate::visit::{Text, Visit};
     use proptest::prelude::*;
 
     /// Visits of any characters at all, over the whole range of times.
-    pub fn any_values() -> impl Strategy<Value = Vec<Option<String>>> {
+    pub(crate) fn any_values() -> impl Strategy<Value = Vec<Option<String>>> {
         let value = prop_oneof![
             Just(None),
             Just(Some("null".to_string())),
@@ -86,7 +63,7 @@ pub(crate) mod tests {
         proptest::collection::vec(value, 6)
     }
 
-    pub fn visit(values: &[Option<String>]) -> Visit<'_> {
+    pub(crate) fn visit(values: &[Option<String>]) -> Visit<'_> {
         let text = |n: usize| values[n].as_deref().and_then(Text::new);
         Visit {
             received_at: "2022-12-19T14:16:49.960528Z".parse().expect("a time"),

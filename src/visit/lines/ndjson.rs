@@ -3,7 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::Numbered;
+use super::numbered::Numbered;
 use crate::visit::Visit;
 
 #[derive(Serialize)]
@@ -15,7 +15,7 @@ struct Line<'a> {
 }
 
 /// Appends the line. JSON escapes control characters below U+0020, so no value can break it.
-pub fn write(visit: Numbered<'_>, line: &mut Vec<u8>) {
+pub(super) fn write(visit: Numbered<'_>, line: &mut Vec<u8>) {
     let (producer, sequence) = visit.number.unzip();
     let object = Line { visit: visit.visit, producer, sequence };
     serde_json::to_writer(&mut *line, &object)

@@ -1,10 +1,10 @@
 //! `time|referrer|user agent|ip`: the format that Pixel's predecessor wrote, made unforgeable.
 
-use super::{hex_escape, push};
+use super::escape::{hex_escape, push};
 use crate::visit::{Text, Visit};
 
 /// Appends the line: the time in UTC with seven fraction digits, referrer, user agent, address.
-pub fn write(visit: &Visit<'_>, line: &mut Vec<u8>) {
+pub(super) fn write(visit: &Visit<'_>, line: &mut Vec<u8>) {
     push(line, format_args!("{:.7}|", visit.received_at));
     field(visit.referrer.as_ref(), line);
     line.push(b'|');
