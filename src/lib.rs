@@ -22,6 +22,7 @@
 //! `docs/ARCHITECTURE.md` has the invariants, the decisions and what is deliberately absent.
 
 #![warn(unreachable_pub)]
+#![allow(rustdoc::private_intra_doc_links, reason = "the documentation is built with private items")]
 
 pub mod amqp;
 mod connect;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::Failure;
+use super::process::Failure;
 use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES};
 use crate::http::ListenerSettings;
 use crate::visit::client_ip::TrustedProxies;

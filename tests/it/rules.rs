@@ -1,6 +1,6 @@
 //! What the project keeps to, read off its files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,56 +21,140 @@ fn no_async_runtime_is_in_the_lock_file() -> Outcome {
     Ok(())
 }
 
-/// The layers of docs/ARCHITECTURE.md: a module may use those of its own layer's list, and nothing else.
-const DOMAIN: &[&str] = &["visit", "sequences", "wire", "lines", "client_ip", "written", "audit"];
-const LEAVES: &[&str] = &["metrics", "health", "backoff", "broker"];
-const USE_CASES: &[&str] = &["collect", "relay", "record"];
-const STORAGE: &[&str] = &["disk", "journal"];
-const ADAPTERS: &[&str] = &["amqp", "http", "spool", "spool_inbox", "ledger", "visit_log"];
-const PROGRAM: &[&str] = &["options", "process"];
+/// The folders and files of `src/`, from the floor up. Each may use those of the levels below its own, none beside
+/// it: docs/ARCHITECTURE.md says what each is for.
+const LEVELS: &[&[&str]] = &[
+    &["disk", "health", "limits", "metrics", "stop", "supervisor"],
+    &["connect", "visit"],
+    &["queue"],
+    &["http", "spool", "relay", "record"],
+    &["amqp", "output"],
+    &["program"],
+];
 
 #[test]
-fn imports_point_inward() -> Outcome {
-    let mut uses: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for file in sources(&root().join("src"))? {
-        let relative = file.strip_prefix(root().join("src"))?.with_extension("");
-        let module = relative.iter().next().ok_or("no module")?.to_string_lossy().into_owned();
-        if file.ends_with("tests.rs") {
-            // Tests put together what the programs do.
-            continue;
-        }
-        let text = fs::read_to_string(&file)?;
-        let used = text.match_indices("crate::").map(|(at, prefix)| {
-            let rest = &text[at + prefix.len()..];
-            rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
-        });
-        uses.entry(module).or_default().extend(used);
+fn imports_point_one_way_between_folders_and_never_in_a_circle_of_files() -> Outcome {
+    let imports = Imports::of(&root().join("src"))?;
+    let level = |room: &str| LEVELS.iter().position(|level| level.contains(&room));
+    for (from, to) in imports.between_rooms() {
+        let levels = (level(&from), level(&to));
+        assert!(matches!(levels, (Some(above), Some(below)) if above > below), "{from} must not use {to}");
     }
-    uses.remove("lib");
-    for (module, used) in uses {
-        let is_in = |layer: &[&str]| layer.contains(&module.as_str());
-        let allowed: Vec<&[&str]> = if is_in(DOMAIN) {
-            vec![DOMAIN]
-        } else if is_in(LEAVES) {
-            vec![]
-        } else if is_in(USE_CASES) {
-            vec![DOMAIN, LEAVES]
-        } else if is_in(STORAGE) {
-            vec![STORAGE]
-        } else if is_in(ADAPTERS) {
-            // Not one another.
-            vec![DOMAIN, LEAVES, USE_CASES, STORAGE]
-        } else if is_in(PROGRAM) {
-            vec![DOMAIN, ADAPTERS]
-        } else {
-            return Err(format!("src/{module} is in no layer").into());
-        };
-        for name in used {
-            let inside = name == module || allowed.iter().any(|layer| layer.contains(&name.as_str()));
-            assert!(inside, "{module} must not use {name}");
-        }
-    }
+    let circles = imports.circles();
+    println!(
+        "{} files in {} rooms, {} arrows between files, {} between rooms, {} circles",
+        imports.files.len(),
+        imports.rooms().len(),
+        imports.arrows.len(),
+        imports.between_rooms().len(),
+        circles.len()
+    );
+    assert!(circles.is_empty(), "files that import one another: {circles:?}");
+    let unused: Vec<_> = LEVELS.iter().flat_map(|level| level.iter()).collect();
+    assert_eq!(unused.len(), imports.rooms().len(), "every room has its level");
     Ok(())
+}
+
+/// Which file of a source folder imports which. Tests are left out: they put together what programs do.
+struct Imports {
+    /// Module paths (`http::listener`), by which files are known here.
+    files: BTreeSet<String>,
+    arrows: BTreeSet<(String, String)>,
+}
+
+impl Imports {
+    fn of(folder: &Path) -> Outcome<Imports> {
+        let mut texts = BTreeMap::new();
+        for path in sources(folder)? {
+            let relative = path.strip_prefix(folder)?.with_extension("");
+            let mut module: Vec<String> =
+                relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+            if module.last().is_some_and(|last| last == "mod") {
+                module.pop();
+            }
+            let text = fs::read_to_string(&path)?;
+            let tests = text
+                .match_indices("#[cfg(test)]")
+                .find(|(at, _)| text[*at..].lines().nth(1).is_some_and(|line| line.ends_with("mod tests {")));
+            let text = text[..tests.map_or(text.len(), |(at, _)| at)].to_string();
+            if !["lib", "tests", "fake"].contains(&module.last().map_or("", String::as_str)) {
+                texts.insert(module.join("::"), text);
+            }
+        }
+        let files: BTreeSet<String> = texts.keys().cloned().collect();
+        let mut arrows = BTreeSet::new();
+        for (from, text) in &texts {
+            // Where a path ends in braces, each name in them is one of its own.
+            for path in paths(text) {
+                let absolute = match path.split_once("::") {
+                    Some(("crate", rest)) => rest.to_string(),
+                    Some(("self", rest)) => format!("{from}::{rest}"),
+                    Some(("super", rest)) => match from.rsplit_once("::") {
+                        Some((parent, _)) => format!("{parent}::{rest}"),
+                        None => rest.to_string(),
+                    },
+                    _ => continue,
+                };
+                let names: Vec<&str> = absolute.split("::").collect();
+                let prefixes = (1..=names.len()).rev().map(|length| names[..length].join("::"));
+                if let Some(to) = prefixes.into_iter().find(|prefix| files.contains(prefix))
+                    && to != *from
+                {
+                    arrows.insert((from.clone(), to));
+                }
+            }
+        }
+        Ok(Imports { files, arrows })
+    }
+
+    fn rooms(&self) -> BTreeSet<String> {
+        self.files.iter().map(|file| room(file)).collect()
+    }
+
+    fn between_rooms(&self) -> BTreeSet<(String, String)> {
+        let arrows = self.arrows.iter().map(|(from, to)| (room(from), room(to)));
+        arrows.filter(|(from, to)| from != to).collect()
+    }
+
+    /// Files from which imports lead back to themselves.
+    fn circles(&self) -> Vec<&String> {
+        let leads_back = |start: &&String| {
+            let (mut seen, mut left) = (BTreeSet::new(), vec![*start]);
+            while let Some(file) = left.pop() {
+                let next = self.arrows.iter().filter(|(from, _)| from == file).map(|(_, to)| to);
+                left.extend(next.filter(|to| seen.insert(*to)));
+            }
+            seen.contains(*start)
+        };
+        self.files.iter().filter(leads_back).collect()
+    }
+}
+
+/// The folder of `src/` that a module is in, or its file.
+fn room(module: &str) -> String {
+    module.split("::").next().unwrap_or_default().to_string()
+}
+
+/// Every path that starts at the crate, the module itself or its parent, with braces spread out.
+fn paths(text: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for line in text.split(';').map(str::trim_start) {
+        for start in ["crate::", "self::", "super::"] {
+            for (at, _) in line.match_indices(start) {
+                let rest = &line[at..];
+                let end = rest.find(|c: char| !(c.is_alphanumeric() || "_:".contains(c)));
+                let path = &rest[..end.unwrap_or(rest.len())];
+                match rest[path.len()..].strip_prefix('{') {
+                    Some(names) if path.ends_with("::") => {
+                        let names = names.split('}').next().unwrap_or_default().split(',');
+                        paths.extend(names.map(|name| format!("{path}{}", name.trim())));
+                    }
+                    _ => paths.push(path.to_string()),
+                }
+            }
+        }
+    }
+    paths
 }
 
 #[test]

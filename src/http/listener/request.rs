@@ -241,22 +241,17 @@ impl Connections {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use tiny_http::TestRequest;
 
-    pub(crate) fn connections() -> Arc<Connections> {
+    fn connections() -> Arc<Connections> {
         Connections::new(Counter::default())
     }
 
     /// A request with these headers. Without a Content-Length among them, tiny_http's double sets one of 0.
-    pub(crate) fn request(connections: &Arc<Connections>, headers: &[(&str, &str)]) -> Request {
-        from(connections, 1, headers)
-    }
-
-    /// The same, from one of several connections.
-    pub(crate) fn from(connections: &Arc<Connections>, port: u16, headers: &[(&str, &str)]) -> Request {
-        let peer = SocketAddr::from(([192, 0, 2, 1], port));
+    fn request(connections: &Arc<Connections>, headers: &[(&str, &str)]) -> Request {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
         let headers = headers.iter().map(|(name, value)| Header::from_bytes(*name, *value).expect("ASCII"));
         let raw = headers.fold(TestRequest::new().with_remote_addr(peer), TestRequest::with_header);
         Request::new(raw.into(), connections)
