@@ -156,3 +156,83 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     };
     SocketAddr::new(ip, address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::http::answer::{Answer, NOT_FOUND};
+
+    /// Answers everything, but panics where it is asked for `/panic`.
+    struct Fragile;
+
+    impl Handler for Fragile {
+        fn handle(&self, requests: &[&Request]) -> Vec<Answer> {
+            assert!(requests.iter().all(|request| request.target() != "/panic"), "on purpose");
+            vec![NOT_FOUND; requests.len()]
+        }
+    }
+
+    fn open() -> (Listener, Arc<Metrics>, crossbeam_channel::Receiver<String>) {
+        let settings = ListenerSettings {
+            name: "test",
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            workers: 2,
+            read_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+        };
+        let (supervisor, problems) = Supervisor::new();
+        let metrics = Arc::<Metrics>::default();
+        let listener = Listener::open(settings, Arc::new(Fragile), metrics.clone(), supervisor);
+        (listener.expect("a port is free"), metrics, problems)
+    }
+
+    /// The status of the answer to `request`, on a connection of its own.
+    fn ask(listener: &Listener, request: &str) -> String {
+        let mut stream = TcpStream::connect(listener.address()).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("it answers");
+        String::from_utf8_lossy(&status[9..]).into_owned()
+    }
+
+    /// It dropped the requests of the group: those with bodies made tiny_http allocate the declared length, and
+    /// the process aborted.
+    #[test]
+    fn a_handler_that_panics_is_answered_for_and_the_listener_goes_on() {
+        let (listener, metrics, problems) = open();
+        for request in [
+            "GET /panic HTTP/1.1\r\n\r\n",
+            "POST /panic HTTP/1.1\r\nContent-Length: 5000\r\n\r\n",
+            "POST /panic HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: 100000000000000\r\n\r\n",
+        ] {
+            let body = if request.contains("5000") { "x".repeat(5000) } else { String::new() };
+            for _ in 0..5 {
+                assert_eq!(ask(&listener, &format!("{request}{body}")), "500", "{request:?}");
+                assert_eq!(ask(&listener, "GET / HTTP/1.1\r\n\r\n"), "404", "after {request:?}");
+            }
+        }
+        assert_eq!(metrics.abandoned_connections.get(), 0);
+        assert!(problems.is_empty(), "no thread has ended");
+        listener.close(Duration::from_secs(10));
+    }
+
+    #[test]
+    fn both_kinds_of_bad_bodies_are_answered_before_any_handler_sees_them() {
+        let (listener, metrics, _problems) = open();
+        let twice = "POST /panic HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello";
+        assert_eq!(ask(&listener, twice), "400");
+        // An interim answer comes first (T13).
+        let huge = "POST /panic HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n";
+        assert_eq!(ask(&listener, huge), "100");
+        let until = Instant::now() + Duration::from_secs(30);
+        while metrics.abandoned_connections.get() == 0 && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(metrics.abandoned_connections.get(), 1);
+        listener.close(Duration::from_secs(10));
+    }
+}
