@@ -8,8 +8,8 @@ use amiquip::AmqpProperties;
 use rustix::process::Signal;
 
 use crate::Outcome;
-use crate::chance::Chance;
-use crate::program::wait_until;
+use crate::support::chance::Chance;
+use crate::support::program::wait_until;
 use crate::system::{Mode, System};
 
 /// What a fault touches. Two of one group do not happen at once.

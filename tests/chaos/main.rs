@@ -4,33 +4,23 @@
 //! `SEED` to repeat the faults of an earlier run. Without any of them, as in `make test`: a minute each of
 //! embedded and brokered.
 
-#![allow(dead_code, reason = "the helpers are those of tests/it, and not all of them are used")]
 #![allow(clippy::print_stdout, reason = "progress and verdict are what it is run for")]
 
-#[path = "../it/broker.rs"]
-mod broker;
-#[path = "../it/chance.rs"]
-mod chance;
-#[path = "../it/client.rs"]
-mod client;
 mod faults;
-#[path = "../it/program.rs"]
-mod program;
-#[path = "../it/proxy.rs"]
-mod proxy;
-#[path = "../it/shim.rs"]
-mod shim;
+#[allow(dead_code, reason = "tests/it uses the rest")]
+#[path = "../support/mod.rs"]
+mod support;
 mod system;
 mod verdict;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use chance::Chance;
 use faults::Fault;
+use support::Outcome;
+use support::chance::Chance;
+use support::program;
 use system::{Mode, System};
-
-type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     // `cargo test SOME_NAME` and `--list` are about the other tests.

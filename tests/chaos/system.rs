@@ -10,11 +10,11 @@ use amiquip::AmqpProperties;
 use rustix::process::Signal;
 
 use crate::Outcome;
-use crate::broker::{Broker, Node};
-use crate::client::{Load, metric, next_number, ready};
-use crate::program::{Launch, Program, audit, free_port, wait_until};
-use crate::proxy::Proxy;
-use crate::shim::Faults;
+use crate::support::broker::{Broker, Node};
+use crate::support::client::{Load, metric, next_number, ready};
+use crate::support::faulty_disk::Faults;
+use crate::support::program::{Launch, Program, audit, free_port, wait_until};
+use crate::support::proxy::Proxy;
 use crate::verdict::Verdict;
 
 /// How long the system may take to work again after a fault, on a busy machine.

@@ -6,9 +6,9 @@ use std::process::Command;
 use amiquip::{AmqpProperties, AmqpValue, FieldTable, QueueDeclareOptions, QueueDeleteOptions};
 
 use crate::Outcome;
-use crate::broker::Broker;
-use crate::client::{Client, Load, all_written_once, get, metric, ready};
-use crate::program::{Launch, audit, wait_for_lines, wait_until};
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Load, all_written_once, get, metric, ready};
+use crate::support::program::{Launch, audit, wait_for_lines, wait_until};
 
 const VISIT: &str = r#"{"received_at":"2022-12-19T14:16:49.960528Z","ip":"192.168.1.1","referrer":"https://google.com","user_agent":"SomeUserAgent 1.2.3"}"#;
 const LINE: &str = "2022-12-19T14:16:49.9605280Z|https://google.com|SomeUserAgent 1.2.3|192.168.1.1";

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
-use crate::broker::Broker;
-use crate::client::{Load, all_written_once, metric, ready};
 use crate::crashes::at_fixed_port;
-use crate::program::{Launch, audit, lines};
+use crate::support::broker::Broker;
+use crate::support::client::{Load, all_written_once, metric, ready};
+use crate::support::program::{Launch, audit, lines};
 
 /// How long a cluster may take to find its way back, on a busy machine.
 const ELECTION_MAX: Duration = Duration::from_secs(180);

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::Outcome;
-use crate::broker::Broker;
-use crate::client::{Load, all_written_once};
-use crate::program::{Launch, audit, free_port};
+use crate::support::broker::Broker;
+use crate::support::client::{Load, all_written_once};
+use crate::support::program::{Launch, audit, free_port};
 
 const KILLS: usize = 8;
 

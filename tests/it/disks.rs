@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Outcome;
-use crate::client::{Load, all_written_once, get, ready, written};
 use crate::crashes::at_fixed_port;
-use crate::program::{Launch, audit, lines, wait_for_lines, wait_until};
-use crate::shim::Faults;
+use crate::support::client::{Load, all_written_once, get, ready, written};
+use crate::support::faulty_disk::Faults;
+use crate::support::program::{Launch, audit, lines, wait_for_lines, wait_until};
 
 /// A small disk of its own. It goes with its value.
 struct SmallDisk(PathBuf);
@@ -314,7 +314,7 @@ fn a_start_on_a_full_disk_leaves_no_halves_of_what_it_cuts_off() -> Outcome {
     let mut pixel = launch.start()?;
     let load = Load::start(&[address], 4);
     load.wait_for(60)?;
-    let unready = |pixel: &mut crate::program::Program| -> Outcome {
+    let unready = |pixel: &mut crate::support::program::Program| -> Outcome {
         let admin = pixel.admin()?;
         wait_until("an unready program", || ready(admin).is_ok_and(|(status, _)| status == 503))
     };

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::Outcome;
-use crate::client::{Client, Load, all_written_once, get, metric};
-use crate::program::{Launch, free_port, lines, wait_for_lines, wait_until};
+use crate::support::client::{Client, Load, all_written_once, get, metric};
+use crate::support::program::{Launch, free_port, lines, wait_for_lines, wait_until};
 
 /// The edge, on a port of its own.
 pub struct Edge {

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::Signal;
 
 use crate::Outcome;
-use crate::client::get;
-use crate::program::{Launch, audit, lines, wait_for_lines, wait_until};
+use crate::support::client::get;
+use crate::support::program::{Launch, audit, lines, wait_for_lines, wait_until};
 
 const HEADERS: &[(&str, &str)] = &[("Referer", "https://google.com"), ("User-Agent", "SomeUserAgent 1.2.3")];
 
@@ -90,7 +90,8 @@ fn no_header_breaks_a_line_or_forges_a_field() -> Outcome {
         let count = lines(&folder.path().join("visits.log")).len();
         let lines = wait_for_lines(&folder.path().join("visits.log"), count.max(1))?;
         wait_until(&format!("{agent:?} as {written}"), || {
-            let last = crate::program::lines(&folder.path().join("visits.log")).pop().unwrap_or_default();
+            let last =
+                crate::support::program::lines(&folder.path().join("visits.log")).pop().unwrap_or_default();
             last.split('|').nth(2) == Some(written)
         })
         .map_err(|error| format!("{error}: {lines:?}"))?;

@@ -1,8 +1,8 @@
 //! The contract's HTTP table, row by row, and the admin listener.
 
 use crate::Outcome;
-use crate::client::{Client, GIF_HEX, get, metric, ready};
-use crate::program::{Launch, lines, wait_for_lines};
+use crate::support::client::{Client, GIF_HEX, get, metric, ready};
+use crate::support::program::{Launch, lines, wait_for_lines};
 
 #[test]
 fn each_request_has_its_answer() -> Outcome {

@@ -9,12 +9,12 @@ use amiquip::{AmqpProperties, AmqpValue, FieldTable, QueueDeleteOptions};
 use rustix::process::Signal;
 
 use crate::Outcome;
-use crate::broker::Broker;
-use crate::chance::Chance;
-use crate::client::{Load, all_written_once, get, metric, ready};
 use crate::crashes::at_fixed_port;
-use crate::program::{Launch, Program, audit, lines, wait_for_lines, wait_until};
-use crate::proxy::Proxy;
+use crate::support::broker::Broker;
+use crate::support::chance::Chance;
+use crate::support::client::{Load, all_written_once, get, metric, ready};
+use crate::support::program::{Launch, Program, audit, lines, wait_for_lines, wait_until};
+use crate::support::proxy::Proxy;
 
 const VISIT: &str = r#"{"received_at":"2022-12-19T14:16:49.960528Z","ip":"192.168.1.1","referrer":"https://google.com","user_agent":"SomeUserAgent 1.2.3"}"#;
 

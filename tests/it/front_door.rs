@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
-use crate::client::{Client, Load, all_written_once, get, metric};
-use crate::program::{Launch, Program, audit, free_port, lines, wait_for_lines, wait_until};
+use crate::support::client::{Client, Load, all_written_once, get, metric};
+use crate::support::program::{Launch, Program, audit, free_port, lines, wait_for_lines, wait_until};
 
 const VISIT: &[u8] = b"GET /track HTTP/1.1\r\nHost: px.example.com\r\n\r\n";
 

@@ -6,10 +6,10 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::broker::Broker;
-use crate::client::{all_written_once, get, metric};
 use crate::edge::Edge;
-use crate::program::{Launch, audit};
+use crate::support::broker::Broker;
+use crate::support::client::{all_written_once, get, metric};
+use crate::support::program::{Launch, audit};
 
 const SEED: u64 = 0x5eed_0f71;
 const HEADS: usize = 330;

@@ -2,10 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "shown where a test fails")]
 
-mod broker;
 mod brokered;
-mod chance;
-mod client;
 mod cluster;
 mod crashes;
 mod disks;
@@ -16,10 +13,8 @@ mod failures;
 mod front_door;
 mod hostile;
 mod options;
-mod program;
-mod proxy;
 mod rules;
-mod shim;
+#[path = "../support/mod.rs"]
+mod support;
 
-/// What can go wrong in a helper ends the test, with the reason.
-type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+use support::Outcome;

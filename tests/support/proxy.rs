@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::Outcome;
-use crate::program::free_port;
+use super::Outcome;
+use super::program::free_port;
 
 /// The proxy of one port. It ends with its value.
 pub struct Proxy {

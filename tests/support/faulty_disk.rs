@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Outcome;
+use super::Outcome;
 
 /// Fails an operation on a file while the file named by `FAULTS_FILE` says so: the operations, the
 /// error's number, and how the path ends. A write that fails has written half.

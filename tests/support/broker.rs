@@ -11,8 +11,8 @@ use std::time::Duration;
 use amiquip::{AmqpProperties, Connection, Get, Publish};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::Outcome;
-use crate::program::{free_port, wait_until};
+use super::Outcome;
+use super::program::{free_port, wait_until};
 
 /// A broker of one node or several.
 pub struct Broker {

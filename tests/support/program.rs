@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::Outcome;
+use super::Outcome;
 
 /// Whether a program's log is shown when the program is gone.
 pub static SHOWS_LOGS: AtomicBool = AtomicBool::new(true);

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::Outcome;
-use crate::program::{lines, wait_until};
+use super::Outcome;
+use super::program::{lines, wait_until};
 
 /// The 43 bytes of the contract.
 pub const GIF_HEX: &str =
