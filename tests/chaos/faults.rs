@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::Outcome;
 use crate::support::chance::Chance;
-use crate::support::program::wait_until;
+use crate::support::wait::wait_until;
 use crate::system::{Mode, System};
 
 /// What a fault touches. Two of one group do not happen at once.

@@ -11,10 +11,14 @@ use rustix::process::Signal;
 
 use crate::Outcome;
 use crate::support::broker::{Broker, Node};
-use crate::support::client::{Load, metric, next_number, ready};
+use crate::support::client::{metric, ready};
 use crate::support::faulty_disk::Faults;
-use crate::support::program::{Launch, Program, audit, free_port, wait_until};
+use crate::support::load::{Load, next_number};
+use crate::support::output::audit;
+use crate::support::port::free_port;
+use crate::support::program::{Launch, Program};
 use crate::support::proxy::Proxy;
+use crate::support::wait::wait_until;
 use crate::verdict::Verdict;
 
 /// How long the system may take to work again after a fault, on a busy machine.

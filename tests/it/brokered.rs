@@ -7,8 +7,12 @@ use amiquip::{AmqpProperties, AmqpValue, FieldTable, QueueDeclareOptions, QueueD
 
 use crate::Outcome;
 use crate::support::broker::Broker;
-use crate::support::client::{Client, Load, all_written_once, get, metric, ready};
-use crate::support::program::{Launch, audit, wait_for_lines, wait_until};
+use crate::support::client::{Client, get, metric, ready};
+use crate::support::load::Load;
+use crate::support::output::all_written_once;
+use crate::support::output::{audit, wait_for_lines};
+use crate::support::program::Launch;
+use crate::support::wait::wait_until;
 
 const VISIT: &str = r#"{"received_at":"2022-12-19T14:16:49.960528Z","ip":"192.168.1.1","referrer":"https://google.com","user_agent":"SomeUserAgent 1.2.3"}"#;
 const LINE: &str = "2022-12-19T14:16:49.9605280Z|https://google.com|SomeUserAgent 1.2.3|192.168.1.1";

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use crate::Outcome;
 use crate::crashes::at_fixed_port;
 use crate::support::broker::Broker;
-use crate::support::client::{Load, all_written_once, metric, ready};
-use crate::support::program::{Launch, audit, lines};
+use crate::support::client::{metric, ready};
+use crate::support::load::Load;
+use crate::support::output::all_written_once;
+use crate::support::output::{audit, lines};
+use crate::support::program::Launch;
 
 /// How long a cluster may take to find its way back, on a busy machine.
 const ELECTION_MAX: Duration = Duration::from_secs(180);

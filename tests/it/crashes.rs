@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 
 use crate::Outcome;
 use crate::support::broker::Broker;
-use crate::support::client::{Load, all_written_once};
-use crate::support::program::{Launch, audit, free_port};
+use crate::support::load::Load;
+use crate::support::output::all_written_once;
+use crate::support::output::audit;
+use crate::support::port::free_port;
+use crate::support::program::Launch;
 
 const KILLS: usize = 8;
 

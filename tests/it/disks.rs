@@ -2,53 +2,19 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::Outcome;
 use crate::crashes::at_fixed_port;
-use crate::support::client::{Load, all_written_once, get, ready, written};
+use crate::support::client::{get, ready};
 use crate::support::faulty_disk::Faults;
-use crate::support::program::{Launch, audit, lines, wait_for_lines, wait_until};
-
-/// A small disk of its own. It goes with its value.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` where this user may not mount, which the test then says.
-    fn mount(folder: &Path, size: &str) -> Outcome<Option<SmallDisk>> {
-        fs::create_dir_all(folder)?;
-        let size = format!("size={size}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).output()?;
-        if !mounted.status.success() {
-            let why = String::from_utf8_lossy(&mounted.stderr).into_owned();
-            println!("NOT TESTED: a full disk needs the right to mount: {why}");
-            return Ok(None);
-        }
-        Ok(Some(SmallDisk(folder.into())))
-    }
-
-    /// Takes all the room there is.
-    fn fill(&self) -> Outcome {
-        let mut ballast = OpenOptions::new().append(true).create(true).open(self.0.join("ballast"))?;
-        for size in [4096, 1] {
-            while ballast.write_all(&vec![0; size]).is_ok() {}
-        }
-        Ok(())
-    }
-
-    fn free(&self) -> Outcome {
-        Ok(fs::remove_file(self.0.join("ballast"))?)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a program of a test that failed may still have files open on it.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use crate::support::load::Load;
+use crate::support::output::{all_written_once, written};
+use crate::support::output::{audit, lines, wait_for_lines};
+use crate::support::program::Launch;
+use crate::support::small_disk::SmallDisk;
+use crate::support::wait::wait_until;
 
 /// `pixel` over a disk that fails when it is told to; `None` where there is no compiler for one.
 fn over_faults(folder: &Path) -> Outcome<Option<(Faults, Launch)>> {

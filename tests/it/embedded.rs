@@ -7,7 +7,9 @@ use rustix::process::Signal;
 
 use crate::Outcome;
 use crate::support::client::get;
-use crate::support::program::{Launch, audit, lines, wait_for_lines, wait_until};
+use crate::support::output::{audit, lines, wait_for_lines};
+use crate::support::program::Launch;
+use crate::support::wait::wait_until;
 
 const HEADERS: &[(&str, &str)] = &[("Referer", "https://google.com"), ("User-Agent", "SomeUserAgent 1.2.3")];
 
@@ -91,7 +93,7 @@ fn no_header_breaks_a_line_or_forges_a_field() -> Outcome {
         let lines = wait_for_lines(&folder.path().join("visits.log"), count.max(1))?;
         wait_until(&format!("{agent:?} as {written}"), || {
             let last =
-                crate::support::program::lines(&folder.path().join("visits.log")).pop().unwrap_or_default();
+                crate::support::output::lines(&folder.path().join("visits.log")).pop().unwrap_or_default();
             last.split('|').nth(2) == Some(written)
         })
         .map_err(|error| format!("{error}: {lines:?}"))?;

@@ -2,7 +2,8 @@
 
 use crate::Outcome;
 use crate::support::client::{Client, GIF_HEX, get, metric, ready};
-use crate::support::program::{Launch, lines, wait_for_lines};
+use crate::support::output::{lines, wait_for_lines};
+use crate::support::program::Launch;
 
 #[test]
 fn each_request_has_its_answer() -> Outcome {

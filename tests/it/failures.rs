@@ -12,9 +12,13 @@ use crate::Outcome;
 use crate::crashes::at_fixed_port;
 use crate::support::broker::Broker;
 use crate::support::chance::Chance;
-use crate::support::client::{Load, all_written_once, get, metric, ready};
-use crate::support::program::{Launch, Program, audit, lines, wait_for_lines, wait_until};
+use crate::support::client::{get, metric, ready};
+use crate::support::load::Load;
+use crate::support::output::all_written_once;
+use crate::support::output::{audit, lines, wait_for_lines};
+use crate::support::program::{Launch, Program};
 use crate::support::proxy::Proxy;
+use crate::support::wait::wait_until;
 
 const VISIT: &str = r#"{"received_at":"2022-12-19T14:16:49.960528Z","ip":"192.168.1.1","referrer":"https://google.com","user_agent":"SomeUserAgent 1.2.3"}"#;
 

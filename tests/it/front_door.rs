@@ -7,8 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
-use crate::support::client::{Client, Load, all_written_once, get, metric};
-use crate::support::program::{Launch, Program, audit, free_port, lines, wait_for_lines, wait_until};
+use crate::support::client::{Client, get, metric};
+use crate::support::load::Load;
+use crate::support::output::all_written_once;
+use crate::support::output::{audit, lines, wait_for_lines};
+use crate::support::port::free_port;
+use crate::support::program::{Launch, Program};
+use crate::support::wait::wait_until;
 
 const VISIT: &[u8] = b"GET /track HTTP/1.1\r\nHost: px.example.com\r\n\r\n";
 

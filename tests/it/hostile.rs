@@ -6,10 +6,12 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::edge::Edge;
 use crate::support::broker::Broker;
-use crate::support::client::{all_written_once, get, metric};
-use crate::support::program::{Launch, audit};
+use crate::support::client::{get, metric};
+use crate::support::edge::Edge;
+use crate::support::output::all_written_once;
+use crate::support::output::audit;
+use crate::support::program::Launch;
 
 const SEED: u64 = 0x5eed_0f71;
 const HEADS: usize = 330;

@@ -12,7 +12,8 @@ use amiquip::{AmqpProperties, Connection, Get, Publish};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Outcome;
-use super::program::{free_port, wait_until};
+use super::port::free_port;
+use super::wait::wait_until;
 
 /// A broker of one node or several.
 pub struct Broker {

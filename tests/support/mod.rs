@@ -3,9 +3,15 @@
 pub mod broker;
 pub mod chance;
 pub mod client;
+pub mod edge;
 pub mod faulty_disk;
+pub mod load;
+pub mod output;
+pub mod port;
 pub mod program;
 pub mod proxy;
+pub mod small_disk;
+pub mod wait;
 
 /// What can go wrong in a helper ends the test, with the reason.
 pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -3,49 +3,21 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Outcome;
+use super::wait::wait_until;
 
 /// Whether a program's log is shown when the program is gone.
 pub static SHOWS_LOGS: AtomicBool = AtomicBool::new(true);
-
-/// How long anything may take that should happen: generous, as it costs nothing when it does.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits until `condition` holds; fails with `what` when it does not within [`PATIENCE`].
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
-    let until = Instant::now() + PATIENCE;
-    while !condition() {
-        if Instant::now() > until {
-            return Err(format!("waited {} s in vain for: {what}", PATIENCE.as_secs()).into());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// A port that was free a moment ago, below the ports that outgoing connections take.
-pub fn free_port() -> u16 {
-    use std::sync::atomic::AtomicU16;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 10_000 + (std::process::id() % 2_000) as u16 * 10;
-    loop {
-        let port = start + NEXT.fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 /// How a program is to be started.
 #[derive(Clone)]
@@ -258,25 +230,4 @@ impl Drop for Program {
         // Shown where the test fails.
         println!("--- log of process {}\n{}", self.child.id(), self.log());
     }
-}
-
-/// The lines of an output file; none where it is absent.
-pub fn lines(path: &Path) -> Vec<String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(str::to_string).collect()
-}
-
-/// Waits until the output has `count` lines, and returns them.
-pub fn wait_for_lines(path: &Path, count: usize) -> Outcome<Vec<String>> {
-    wait_until(&format!("{count} lines in {}", path.display()), || lines(path).len() >= count)
-        .map_err(|error| format!("{error}; it has {}", lines(path).len()))?;
-    Ok(lines(path))
-}
-
-/// Runs `pixel audit`: its exit status and its JSON.
-pub fn audit(output: &Path) -> Outcome<(i32, serde_json::Value)> {
-    let folder = output.parent().ok_or("no folder")?;
-    let launch = Launch::new("pixel", folder).argument("audit").argument("--json").with("output", output);
-    let (status, stdout, stderr) = launch.output()?;
-    Ok((status, serde_json::from_str(&stdout).map_err(|error| format!("{error}: {stdout}{stderr}"))?))
 }

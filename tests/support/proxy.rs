@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Outcome;
-use super::program::free_port;
+use super::port::free_port;
 
 /// The proxy of one port. It ends with its value.
 pub struct Proxy {
