@@ -1,6 +1,6 @@
 //! A cluster of three RabbitMQ nodes that lose one another.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::crashes::at_fixed_port;
@@ -10,23 +10,13 @@ use crate::support::load::Load;
 use crate::support::output::all_written_once;
 use crate::support::output::{audit, lines};
 use crate::support::program::Launch;
+use crate::support::wait::wait_up_to;
 
 /// How long a cluster may take to find its way back, on a busy machine.
 const ELECTION_MAX: Duration = Duration::from_secs(180);
 
-fn wait_long(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
-    let until = Instant::now() + ELECTION_MAX;
-    while !condition() {
-        if Instant::now() > until {
-            return Err(format!("waited {} s in vain for: {what}", ELECTION_MAX.as_secs()).into());
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
-}
-
 /// Which node leads the queue.
-pub fn leader(broker: &Broker, queue: &str) -> Outcome<usize> {
+fn leader(broker: &Broker, queue: &str) -> Outcome<usize> {
     let listed = broker.nodes[0].control(&["list_queues", "--silent", "name", "leader"])?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     let mut lines = listed.lines().filter_map(|line| line.split_once('\t'));
@@ -50,8 +40,8 @@ fn a_cluster_that_loses_its_nodes_loses_no_visit() -> Outcome {
     let (http, storage) = (collector.admin()?, writer.admin()?);
     let goes_on = || -> Outcome {
         let before = lines(&output).len();
-        wait_long("further lines", || lines(&output).len() > before + 200)?;
-        wait_long("both to be connected", || {
+        wait_up_to(ELECTION_MAX, "further lines", || lines(&output).len() > before + 200)?;
+        wait_up_to(ELECTION_MAX, "both to be connected", || {
             [http, storage]
                 .iter()
                 .all(|admin| metric(*admin, "pixel_broker_connected").is_ok_and(|n| n == 1.0))
@@ -85,7 +75,7 @@ fn a_cluster_that_loses_its_nodes_loses_no_visit() -> Outcome {
 
     let promised = load.stop();
     let waiting = || metric(http, "pixel_spool_visits").map_or(true, |left| left > 0.0);
-    wait_long("an empty spool", || !waiting())?;
+    wait_up_to(ELECTION_MAX, "an empty spool", || !waiting())?;
     all_written_once(&promised, &output)?;
     collector.stop()?;
     writer.stop()?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::Outcome;
 use crate::support::broker::Broker;
+use crate::support::chance::Chance;
 use crate::support::client::{get, metric};
 use crate::support::edge::Edge;
 use crate::support::output::all_written_once;
@@ -14,33 +15,9 @@ use crate::support::output::audit;
 use crate::support::program::Launch;
 
 const SEED: u64 = 0x5eed_0f71;
-const HEADS: usize = 330;
+const HEADS: u64 = 330;
 /// How many hostile connections are kept open at a time.
 const HELD_MAX: usize = 40;
-
-/// Marsaglia's xorshift64*: the corpus must be the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn one<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
-        of[self.below(of.len())]
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.next() as u8).collect()
-    }
-}
 
 const METHODS: &[&str] =
     &["GET", "POST", "HEAD", "OPTIONS", "get", "G\x01T", "PRI", "CONNECT", "TRACE", "", " GET", "Ž"];
@@ -140,18 +117,17 @@ const OTHER_PROTOCOLS: &[&[u8]] = &[
 ];
 
 /// One head, and perhaps something after it.
-fn head(random: &mut Random, n: usize) -> Vec<u8> {
-    let method = random.one(METHODS);
+fn head(chance: &mut Chance, n: u64) -> Vec<u8> {
+    let method = chance.one(METHODS);
     let mut text = match n % 11 {
-        0 => return random.one(OTHER_PROTOCOLS).to_vec(),
+        0 => return chance.one(OTHER_PROTOCOLS).to_vec(),
         1 => {
-            let length = 1 + random.below(600);
-            return random.bytes(length);
+            return (0..1 + chance.below(600)).map(|_| chance.byte()).collect();
         }
         // Long ones: a target, a value, a name, many headers.
         2 => {
-            let long = "x".repeat(1 << (8 + random.below(9)));
-            match random.below(4) {
+            let long = "x".repeat(1 << (8 + chance.below(9)));
+            match chance.below(4) {
                 0 => format!("GET /track?{long} HTTP/1.1\r\nHost: h\r\n"),
                 1 => format!("GET /track HTTP/1.1\r\nHost: h\r\nUser-Agent: {long}\r\n"),
                 2 => format!("GET /track HTTP/1.1\r\nHost: h\r\n{long}: x\r\n"),
@@ -160,30 +136,30 @@ fn head(random: &mut Random, n: usize) -> Vec<u8> {
         }
         // Nothing odd about the first line.
         3..=7 => {
-            let method = random.one(&["GET", "POST", "HEAD", "PUT"]);
-            format!("{method} /track HTTP/{} \r\n", random.one(&["1.1", "1.0"])).replace(" \r", "\r")
+            let method = chance.one(&["GET", "POST", "HEAD", "PUT"]);
+            format!("{method} /track HTTP/{} \r\n", chance.one(&["1.1", "1.0"])).replace(" \r", "\r")
         }
-        _ => format!("{method} {} {}\r\n", random.one(TARGETS), random.one(VERSIONS)),
+        _ => format!("{method} {} {}\r\n", chance.one(TARGETS), chance.one(VERSIONS)),
     };
-    for _ in 0..random.below(5) {
-        text += random.one(HEADERS);
+    for _ in 0..chance.below(5) {
+        text += chance.one(HEADERS);
         text += "\r\n";
     }
     text += "\r\n";
-    text += random.one(BODIES);
-    let mut bytes = match random.below(8) {
+    text += chance.one(BODIES);
+    let mut bytes = match chance.below(8) {
         0 => text.replace("\r\n", "\n"),
         1 => text.replace("\r\n", "\r"),
         2 => text.replace(": ", ":\t\x0b "),
         _ => text,
     }
     .into_bytes();
-    match random.below(6) {
-        0 => bytes.truncate(1 + random.below(bytes.len())),
+    match chance.below(6) {
+        0 => bytes.truncate(1 + chance.below(bytes.len() as u64) as usize),
         1 => {
-            for _ in 0..1 + random.below(8) {
-                let at = random.below(bytes.len());
-                bytes[at] = random.next() as u8;
+            for _ in 0..1 + chance.below(8) {
+                let at = chance.below(bytes.len() as u64) as usize;
+                bytes[at] = chance.byte();
             }
         }
         _ => {}
@@ -193,17 +169,17 @@ fn head(random: &mut Random, n: usize) -> Vec<u8> {
 
 /// Sends the corpus to `address`; after each head, a visit. The numbers of the visits.
 fn attack(address: SocketAddr) -> Outcome<Vec<u64>> {
-    let mut random = Random(SEED);
+    let mut chance = Chance(SEED);
     let mut held = Vec::new();
     let mut visits = Vec::new();
     for n in 0..HEADS {
-        let head = head(&mut random, n);
+        let head = head(&mut chance, n);
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_millis(20)))?;
         stream.set_write_timeout(Some(Duration::from_secs(2)))?;
         // The server may close before all of it is sent.
         let _ = stream.write_all(&head);
-        match random.below(4) {
+        match chance.below(4) {
             0 => drop(stream),
             1 => {
                 let _ = stream.shutdown(Shutdown::Write);
@@ -222,7 +198,7 @@ fn attack(address: SocketAddr) -> Outcome<Vec<u64>> {
         let answer = get(address, &format!("/track?n={n}"), &[]);
         let answer = answer.map_err(|error| format!("after head {n}, {shown:?}: {error}"))?;
         assert_eq!(answer.status, 200, "after head {n}, {shown:?}");
-        visits.push(n as u64);
+        visits.push(n);
     }
     Ok(visits)
 }

@@ -6,16 +6,22 @@ use std::time::{Duration, Instant};
 use super::Outcome;
 
 /// How long anything may take that should happen: generous, as it costs nothing when it does.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` holds; fails with `what` when it does not within [`PATIENCE`].
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
-    let until = Instant::now() + PATIENCE;
+/// Waits until `condition` holds; fails with `what` when it does not within a minute.
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) -> Outcome {
+    wait_up_to(PATIENCE, what, condition)
+}
+
+/// Waits until `condition` holds; fails with `what` when it does not within `patience`.
+pub fn wait_up_to(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
+    let until = Instant::now() + patience;
     while !condition() {
         if Instant::now() > until {
-            return Err(format!("waited {} s in vain for: {what}", PATIENCE.as_secs()).into());
+            return Err(format!("waited {} s in vain for: {what}", patience.as_secs()).into());
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(PAUSE);
     }
     Ok(())
 }
