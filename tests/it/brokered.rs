@@ -3,19 +3,17 @@
 use std::fs;
 use std::process::Command;
 
-use amiquip::{AmqpProperties, AmqpValue, FieldTable, QueueDeclareOptions, QueueDeleteOptions};
+use amiquip::{AmqpProperties, AmqpValue, QueueDeclareOptions, QueueDeleteOptions};
 
 use crate::Outcome;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, get, metric, ready};
 use crate::support::load::Load;
+use crate::support::message::{LINE, VISIT, named, numbered, numbered_by};
 use crate::support::output::all_written_once;
 use crate::support::output::{audit, wait_for_lines};
 use crate::support::program::Launch;
 use crate::support::wait::wait_until;
-
-const VISIT: &str = r#"{"received_at":"2022-12-19T14:16:49.960528Z","ip":"192.168.1.1","referrer":"https://google.com","user_agent":"SomeUserAgent 1.2.3"}"#;
-const LINE: &str = "2022-12-19T14:16:49.9605280Z|https://google.com|SomeUserAgent 1.2.3|192.168.1.1";
 
 /// Both services on a queue of the test's own.
 fn services(broker: &Broker, queue: &str, folder: &std::path::Path) -> (Launch, Launch) {
@@ -133,11 +131,15 @@ fn another_client_s_message_is_written_and_recognised_by_its_id() -> Outcome {
     broker.publish("foreign", VISIT.as_bytes(), json())?;
     assert_eq!(wait_for_lines(&output, 2)?, [LINE, LINE], "without an id, twice is twice");
     for _ in 0..3 {
-        broker.publish("foreign", VISIT.as_bytes(), json().with_message_id("a".into()))?;
+        broker.publish(
+            "foreign",
+            VISIT.as_bytes(),
+            named("a").with_content_type("application/json".into()),
+        )?;
     }
     let two = format!("{VISIT}\n{VISIT}\n");
-    let ndjson = AmqpProperties::default().with_content_type("application/x-ndjson".into());
-    broker.publish("foreign", two.as_bytes(), ndjson.with_message_id("b".into()))?;
+    let ndjson = named("b").with_content_type("application/x-ndjson".into());
+    broker.publish("foreign", two.as_bytes(), ndjson)?;
     assert_eq!(wait_for_lines(&output, 5)?.len(), 5);
     assert_eq!(metric(writer.admin()?, "pixel_visits_duplicate_total")?, 2.0);
     writer.stop()?;
@@ -184,26 +186,16 @@ fn what_cannot_be_read_ends_whole_in_the_dead_letters_and_the_rest_goes_on() -> 
     let broker = Broker::shared()?;
     let folder = tempfile::tempdir()?;
     let mut writer = services(broker, "unreadable", folder.path()).1.start()?;
-    let headers = |sequence: AmqpValue, count: i64| {
-        let mut headers = FieldTable::new();
-        headers.insert(
-            "pixel-producer".into(),
-            AmqpValue::LongString("7f6b3ad0-43a2-4f2a-a43f-96cb9e4b3a0b".into()),
-        );
-        headers.insert("pixel-sequence".into(), sequence);
-        headers.insert("pixel-count".into(), AmqpValue::LongLongInt(count));
-        AmqpProperties::default().with_headers(headers)
-    };
     let half = format!("{VISIT}\n{{\"received_at\":");
     let cases = [
         ("hello", AmqpProperties::default()),
         ("", AmqpProperties::default()),
         (&half, AmqpProperties::default()),
-        (VISIT, headers(AmqpValue::LongString("one".into()), 1)),
-        (VISIT, headers(AmqpValue::LongLongInt(-1), 1)),
-        (VISIT, headers(AmqpValue::LongLongInt(1), 2)),
-        (VISIT, headers(AmqpValue::LongLongInt(1), 0)),
-        (VISIT, headers(AmqpValue::LongLongInt(i64::MAX), 2)),
+        (VISIT, numbered_by(0, AmqpValue::LongString("one".into()), 1)),
+        (VISIT, numbered(0, -1, 1)),
+        (VISIT, numbered(0, 1, 2)),
+        (VISIT, numbered(0, 1, 0)),
+        (VISIT, numbered(0, i64::MAX, 2)),
     ];
     for (count, (body, properties)) in cases.into_iter().enumerate() {
         broker.publish("unreadable", body.as_bytes(), properties)?;
@@ -289,14 +281,7 @@ fn a_gap_is_found_by_the_audit() -> Outcome {
     let output = folder.path().join("visits.log");
     let writer = services(broker, "gap", folder.path()).1.start()?;
     for sequence in [1, 2, 5] {
-        let mut headers = FieldTable::new();
-        headers.insert(
-            "pixel-producer".into(),
-            AmqpValue::LongString("7f6b3ad0-43a2-4f2a-a43f-96cb9e4b3a0b".into()),
-        );
-        headers.insert("pixel-sequence".into(), AmqpValue::LongLongInt(sequence));
-        headers.insert("pixel-count".into(), AmqpValue::LongLongInt(1));
-        broker.publish("gap", VISIT.as_bytes(), AmqpProperties::default().with_headers(headers))?;
+        broker.publish("gap", VISIT.as_bytes(), numbered(0, sequence, 1))?;
     }
     wait_for_lines(&output, 3)?;
     // While the storage service runs, too.

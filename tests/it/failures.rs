@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use amiquip::{AmqpProperties, AmqpValue, FieldTable, QueueDeleteOptions};
+use amiquip::QueueDeleteOptions;
 use rustix::process::Signal;
 
 use crate::Outcome;
@@ -14,13 +14,12 @@ use crate::support::broker::Broker;
 use crate::support::chance::Chance;
 use crate::support::client::{get, metric, ready};
 use crate::support::load::Load;
+use crate::support::message::{VISIT, named, numbered};
 use crate::support::output::all_written_once;
 use crate::support::output::{audit, lines, wait_for_lines};
 use crate::support::program::{Launch, Program};
 use crate::support::proxy::Proxy;
 use crate::support::wait::wait_until;
-
-const VISIT: &str = r#"{"received_at":"2022-12-19T14:16:49.960528Z","ip":"192.168.1.1","referrer":"https://google.com","user_agent":"SomeUserAgent 1.2.3"}"#;
 
 /// Both services with load between them.
 struct System {
@@ -342,15 +341,6 @@ fn a_paused_storage_that_wakes_up_after_the_takeover_does_not_write() -> Outcome
     system.verify()
 }
 
-fn numbered(producer: u8, first: i64, count: i64) -> AmqpProperties {
-    let mut headers = FieldTable::new();
-    let producer = format!("7f6b3ad0-43a2-4f2a-a43f-96cb9e4b3a{producer:02x}");
-    headers.insert("pixel-producer".into(), AmqpValue::LongString(producer));
-    headers.insert("pixel-sequence".into(), AmqpValue::LongLongInt(first));
-    headers.insert("pixel-count".into(), AmqpValue::LongLongInt(count));
-    AmqpProperties::default().with_headers(headers)
-}
-
 #[test]
 fn duplicates_reordered_overlapping_and_foreign_messages_are_written_once() -> Outcome {
     let broker = Broker::shared()?;
@@ -379,8 +369,7 @@ fn duplicates_reordered_overlapping_and_foreign_messages_are_written_once() -> O
     ];
     for (n, (first, count)) in ranges.into_iter().enumerate() {
         broker.publish("messages", body(count).as_bytes(), numbered(n as u8 % 2, first, count))?;
-        let foreign = AmqpProperties::default().with_message_id((n / 2).to_string());
-        broker.publish("messages", VISIT.as_bytes(), foreign)?;
+        broker.publish("messages", VISIT.as_bytes(), named(&(n / 2).to_string()))?;
         broker.publish("messages", format!("unreadable {n}").as_bytes(), numbered(2, 1, 1))?;
     }
     let expected: usize = [0, 1]
@@ -424,14 +413,14 @@ fn a_message_of_100_mb_is_written_and_an_unreadable_one_is_set_aside_whole() -> 
     let line = format!("{VISIT}\n");
     let count = 100_000_000 / line.len();
     let mut body = line.repeat(count).into_bytes();
-    let named = |id: &str| AmqpProperties::default().with_message_id(id.into()).with_delivery_mode(2);
-    broker.publish("large", &body, named("large"))?;
+    let kept = |id: &str| named(id).with_delivery_mode(2);
+    broker.publish("large", &body, kept("large"))?;
     let admin = writer.admin()?;
     wait_until("all of it", || metric(admin, "pixel_visits_written_total").is_ok_and(|n| n == count as f64))?;
-    broker.publish("large", &body, named("large"))?;
+    broker.publish("large", &body, kept("large"))?;
     body.extend_from_slice(b"and half a vis");
-    broker.publish("large", &body, named("unreadable"))?;
-    broker.publish("large", line.as_bytes(), named("last"))?;
+    broker.publish("large", &body, kept("unreadable"))?;
+    broker.publish("large", line.as_bytes(), kept("last"))?;
     wait_until("the one behind them", || {
         metric(admin, "pixel_visits_written_total").is_ok_and(|n| n == count as f64 + 1.0)
     })?;

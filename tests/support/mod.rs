@@ -6,6 +6,7 @@ pub mod client;
 pub mod edge;
 pub mod faulty_disk;
 pub mod load;
+pub mod message;
 pub mod output;
 pub mod port;
 pub mod program;
