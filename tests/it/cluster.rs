@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::crashes::at_fixed_port;
 use crate::support::broker::Broker;
 use crate::support::client::{metric, ready};
 use crate::support::load::Load;
 use crate::support::output::all_written_once;
 use crate::support::output::{audit, lines};
-use crate::support::program::Launch;
+use crate::support::program::{Launch, at_fixed_port};
 use crate::support::wait::wait_up_to;
 
 /// How long a cluster may take to find its way back, on a busy machine.

@@ -6,13 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::Outcome;
-use crate::crashes::at_fixed_port;
 use crate::support::client::{get, ready};
 use crate::support::faulty_disk::Faults;
 use crate::support::load::Load;
 use crate::support::output::{all_written_once, written};
 use crate::support::output::{audit, lines, wait_for_lines};
-use crate::support::program::Launch;
+use crate::support::program::{Launch, at_fixed_port};
 use crate::support::small_disk::SmallDisk;
 use crate::support::wait::wait_until;
 

@@ -4,7 +4,6 @@
 
 mod brokered;
 mod cluster;
-mod crashes;
 mod disks;
 mod edge;
 mod embedded;

@@ -14,6 +14,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Outcome;
+use super::port::free_port;
 use super::wait::wait_until;
 
 /// Whether a program's log is shown when the program is gone.
@@ -230,4 +231,10 @@ impl Drop for Program {
         // Shown where the test fails.
         println!("--- log of process {}\n{}", self.child.id(), self.log());
     }
+}
+
+/// A launch whose listener keeps its address from start to start, and that address.
+pub fn at_fixed_port(launch: Launch) -> (Launch, SocketAddr) {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    (launch.with("listen", address.to_string()), address)
 }
