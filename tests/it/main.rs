@@ -2,16 +2,16 @@
 
 #![allow(clippy::print_stdout, reason = "shown where a test fails")]
 
-mod brokered;
+mod broker_faults;
 mod cluster;
 mod disks;
 mod edge;
-mod embedded;
 mod endpoints;
-mod failures;
 mod front_door;
 mod hostile;
+mod messages;
 mod options;
+mod output;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;
