@@ -1,4 +1,4 @@
-//! What clients do to the public listener that no browser does, and what it does about it.
+//! Clients that cost the public listener more than a visit does: crowds, bodies, silence, greed.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -10,7 +10,7 @@ use crate::Outcome;
 use crate::support::client::{Client, get, metric};
 use crate::support::load::Load;
 use crate::support::output::all_written_once;
-use crate::support::output::{audit, lines, wait_for_lines};
+use crate::support::output::{audit, wait_for_lines};
 use crate::support::port::free_port;
 use crate::support::program::{Launch, Program};
 use crate::support::wait::wait_until;
@@ -287,146 +287,6 @@ fn a_client_that_does_not_read_is_closed_and_cannot_make_memory_grow() -> Outcom
     pixel.stop()
 }
 
-#[test]
-fn requests_that_are_pipelined_are_answered_in_order() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).start()?;
-    let mut client = Client::connect(pixel.address()?)?;
-    let requests = (0..200).map(|n| match n % 3 {
-        0 => "GET /track HTTP/1.1\r\n\r\n".to_string(),
-        1 => format!("POST /track HTTP/1.1\r\nContent-Length: 2000\r\n\r\n{}", "x".repeat(2000)),
-        _ => "GET /robots.txt HTTP/1.1\r\n\r\n".to_string(),
-    });
-    client.send(requests.collect::<String>().as_bytes())?;
-    for n in 0..200 {
-        let answer = client.receive(true)?;
-        let (status, length) = [(200, 43), (204, 0), (200, 26)][n % 3];
-        assert_eq!((answer.status, answer.body.len()), (status, length), "answer {n}");
-    }
-    wait_for_lines(&folder.path().join("visits.log"), 134)?;
-    pixel.stop()
-}
-
-#[test]
-fn an_odd_head_has_its_defined_answer() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let mut pixel = Launch::new("pixel", folder.path()).with("format", "ndjson").start()?;
-    let address = pixel.address()?;
-    let long = "x".repeat(3000);
-    let cut = "x".repeat(2048);
-    let long_agent = format!("GET /track HTTP/1.1\r\nUser-Agent: {long}\r\n\r\n");
-    let long_query = format!("GET /track?{long} HTTP/1.1\r\n\r\n");
-    let many = format!("GET /track HTTP/1.1\r\n{}User-Agent: last\r\n\r\n", "A: b\r\n".repeat(2000));
-    // What is sent; the status, where there is an answer; whether the connection goes on; a field of
-    // the visit, where one is recorded.
-    type Row<'a> = (&'a str, &'a [u8], Option<u16>, bool, Option<(&'a str, &'a str)>);
-    let rows: &[Row<'_>] = &[
-        ("plain", b"GET /track HTTP/1.1\r\nHost: h\r\n\r\n", Some(200), true, Some(("host", "h"))),
-        (
-            "control characters",
-            b"GET /track HTTP/1.1\r\nUser-Agent: a\x01\x1b[2J\x7f\0b\r\n\r\n",
-            Some(200),
-            true,
-            Some(("user_agent", "a\x01\x1b[2J\x7f\0b")),
-        ),
-        (
-            "a bare line feed in a value",
-            b"GET /track HTTP/1.1\r\nUser-Agent: a\nReferer: b\r\n\r\n",
-            Some(200),
-            true,
-            Some(("user_agent", "a\nReferer: b")),
-        ),
-        (
-            "absolute form",
-            b"GET http://px.example.com/track?x=1 HTTP/1.1\r\nHost: other\r\n\r\n",
-            Some(200),
-            true,
-            Some(("host", "px.example.com")),
-        ),
-        ("absolute form, elsewhere", b"GET http://h/other HTTP/1.1\r\n\r\n", Some(404), true, None),
-        ("asterisk", b"OPTIONS * HTTP/1.1\r\n\r\n", Some(404), true, None),
-        ("HTTP/1.0", b"GET /track HTTP/1.0\r\n\r\n", Some(200), false, Some(("path", "/track"))),
-        (
-            "HTTP/1.0 with keep-alive",
-            b"GET /track HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
-            Some(200),
-            true,
-            Some(("path", "/track")),
-        ),
-        (
-            "close",
-            b"GET /track HTTP/1.1\r\nConnection: close\r\n\r\n",
-            Some(200),
-            false,
-            Some(("path", "/track")),
-        ),
-        ("HEAD", b"HEAD /track HTTP/1.1\r\n\r\n", Some(200), true, None),
-        ("an odd method", b"G\x01T /track HTTP/1.1\r\n\r\n", Some(405), true, None),
-        ("an unknown expectation", b"GET /track HTTP/1.1\r\nExpect: tea\r\n\r\n", Some(417), false, None),
-        (
-            "100-continue without a body",
-            b"GET /track HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
-            Some(200),
-            true,
-            Some(("path", "/track")),
-        ),
-        (
-            "duplicate headers",
-            b"GET /track HTTP/1.1\r\nUser-Agent: first\r\nuser-agent: second\r\n\r\n",
-            Some(200),
-            true,
-            Some(("user_agent", "first")),
-        ),
-        (
-            "the other spelling",
-            b"GET /track HTTP/1.1\r\nReferrer: http://r/\r\n\r\n",
-            Some(200),
-            true,
-            Some(("referrer", "http://r/")),
-        ),
-        ("3,000 bytes of agent", long_agent.as_bytes(), Some(200), true, Some(("user_agent", &cut))),
-        ("3,000 bytes of query", long_query.as_bytes(), Some(200), true, Some(("query", &cut))),
-        ("2,000 headers", many.as_bytes(), Some(200), true, Some(("user_agent", "last"))),
-        ("no version", b"GET /track\r\n\r\n", Some(400), false, None),
-        ("an unknown version", b"GET /track HTTP/9.9\r\n\r\n", Some(400), false, None),
-        ("no colon", b"GET /track HTTP/1.1\r\nnonsense\r\n\r\n", Some(400), false, None),
-        ("a space before the colon", b"GET /track HTTP/1.1\r\nHost : h\r\n\r\n", Some(400), false, None),
-        ("an empty line first", b"\r\nGET /track HTTP/1.1\r\n\r\n", Some(400), false, None),
-        // tiny_http's: closed unanswered. The edge keeps such heads away.
-        ("a byte outside ASCII", b"GET /track HTTP/1.1\r\nUser-Agent: \xc5\xbd\r\n\r\n", None, false, None),
-        ("half a head", b"GET /track HTTP/1.1\r\nHost: h", None, true, None),
-    ];
-    let mut visits = 0;
-    for (case, sent, status, goes_on, field) in rows {
-        let mut client = Client::connect(address)?;
-        client.send(sent)?;
-        if let Some(status) = status {
-            let has_body = !sent.starts_with(b"HEAD");
-            let answer = client.receive(has_body).map_err(|error| format!("{case}: {error}"))?;
-            assert_eq!(answer.status, *status, "{case}");
-            if *goes_on {
-                let next = client.ask("GET", "/robots.txt", &[]);
-                assert_eq!(next.map_err(|error| format!("{case}: {error}"))?.status, 200, "{case}: goes on");
-            }
-        }
-        if !goes_on {
-            assert!(client.is_closed(), "{case}: closed");
-        }
-        if let Some((name, value)) = field {
-            visits += 1;
-            let line = wait_for_lines(&output, visits)?.pop().ok_or("no line")?;
-            let visit: serde_json::Value = serde_json::from_str(&line)?;
-            assert_eq!(visit[name], *value, "{case}");
-        }
-    }
-    pixel.stop()?;
-    assert_eq!(lines(&output).len(), visits, "nothing but the rows with a field is recorded");
-    let raw = fs::read(&output)?;
-    assert!(raw.iter().all(|byte| *byte >= b' ' || *byte == b'\n'), "no control character is written raw");
-    Ok(())
-}
-
 /// The beginning of HTTP/2 leaves tiny_http's thread, and two descriptors, waiting for itself for ever:
 /// with enough of them nobody is let in any more.
 #[test]
@@ -448,49 +308,4 @@ fn a_listener_that_stays_deaf_ends_the_process() -> Outcome {
     assert_eq!(pixel.wait()?, 1);
     assert!(pixel.log().contains("has answered nobody new for"), "{}", pixel.log());
     Ok(())
-}
-
-#[test]
-fn no_client_chooses_its_address() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let trusting = Launch::new("pixel", folder.path()).with("format", "ndjson");
-    let trusting = trusting.with("trusted-proxies", "127.0.0.1, 10.0.0.0/8, fd00::/8");
-    let mut pixel = trusting.start()?;
-    let mut client = Client::connect(pixel.address()?)?;
-    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
-    let rows: &[Row<'_>] = &[
-        ("none", &[], "127.0.0.1"),
-        ("one proxy", &[("X-Forwarded-For", "1.1.1.1")], "1.1.1.1"),
-        ("a spoofed entry", &[("X-Forwarded-For", "9.9.9.9, 1.1.1.1")], "1.1.1.1"),
-        ("chained", &[("X-Forwarded-For", "9.9.9.9, 1.1.1.1, 10.1.1.1")], "1.1.1.1"),
-        ("two headers", &[("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-For", "10.1.1.1")], "1.1.1.1"),
-        ("IPv6", &[("X-Forwarded-For", "2001:db8::1")], "2001:db8::1"),
-        ("brackets and a port", &[("X-Forwarded-For", "[2001:db8::1]:47")], "2001:db8::1"),
-        ("a port", &[("X-Forwarded-For", "1.1.1.1:47")], "1.1.1.1"),
-        ("mapped", &[("X-Forwarded-For", "::ffff:1.1.1.1")], "1.1.1.1"),
-        ("unknown", &[("X-Forwarded-For", "9.9.9.9, unknown")], "127.0.0.1"),
-        ("nonsense", &[("X-Forwarded-For", "1.1.1.1.1")], "127.0.0.1"),
-        ("Forwarded", &[("Forwarded", "for=1.1.1.1;proto=https")], "1.1.1.1"),
-        ("Forwarded, IPv6", &[("Forwarded", r#"For="[2001:db8::1]:47""#)], "2001:db8::1"),
-        ("Forwarded, chained", &[("Forwarded", "for=9.9.9.9, for=1.1.1.1, for=10.1.1.1")], "1.1.1.1"),
-        ("Forwarded, hidden", &[("Forwarded", "for=9.9.9.9, for=_hidden")], "127.0.0.1"),
-        ("both", &[("Forwarded", "for=9.9.9.9"), ("X-Forwarded-For", "1.1.1.1")], "1.1.1.1"),
-    ];
-    let recorded = |client: &mut Client, headers: &[(&str, &str)], count: usize| -> Outcome<String> {
-        assert_eq!(client.ask("GET", "/track", headers)?.status, 200);
-        let line = wait_for_lines(&output, count)?.pop().ok_or("no line")?;
-        let visit: serde_json::Value = serde_json::from_str(&line)?;
-        Ok(visit["ip"].as_str().unwrap_or_default().to_string())
-    };
-    for (n, (case, headers, ip)) in rows.iter().enumerate() {
-        assert_eq!(recorded(&mut client, headers, n + 1)?, *ip, "{case}");
-    }
-    pixel.stop()?;
-    // By default nobody is believed.
-    let mut pixel = Launch::new("pixel", folder.path()).with("format", "ndjson").start()?;
-    let mut client = Client::connect(pixel.address()?)?;
-    let spoofed = [("X-Forwarded-For", "9.9.9.9"), ("Forwarded", "for=9.9.9.9")];
-    assert_eq!(recorded(&mut client, &spoofed, rows.len() + 1)?, "127.0.0.1");
-    pixel.stop()
 }

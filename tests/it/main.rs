@@ -8,6 +8,7 @@ mod disks;
 mod edge;
 mod endpoints;
 mod front_door;
+mod heads;
 mod hostile;
 mod messages;
 mod options;
