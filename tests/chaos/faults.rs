@@ -152,12 +152,11 @@ impl Fault {
                 system.faults.begin(operation, error, file)?;
                 pause(*ms);
             }
-            Fault::Rotate => system.rotate(|output, old| Ok(fs::rename(output, old)?))?,
+            Fault::Rotate => system.rotate(|output, old| Ok(fs::rename(&output.path, old)?))?,
             Fault::CopyTruncate => system.rotate(|output, old| {
-                let writer_waits = File::open(output)?;
-                fs2::FileExt::lock_exclusive(&writer_waits)?;
-                fs::copy(output, old)?;
-                Ok(OpenOptions::new().write(true).open(output)?.set_len(0)?)
+                let _reader = output.hold_writer_up()?;
+                fs::copy(&output.path, old)?;
+                Ok(OpenOptions::new().write(true).open(&output.path)?.set_len(0)?)
             })?,
             Fault::FolderAway { ms } => {
                 fs::rename(system.folder(), system.away())?;
@@ -165,7 +164,7 @@ impl Fault {
             }
             Fault::RemoveLedger => system.remove_ledger()?,
             Fault::SlowReader { ms } => {
-                if let Ok(reader) = File::open(&system.output) {
+                if let Ok(reader) = File::open(&system.output.path) {
                     fs2::FileExt::lock_shared(&reader)?;
                     pause(*ms);
                 }
@@ -174,7 +173,7 @@ impl Fault {
                 system.foreign_lines += 1;
                 let line = format!("foreign {}\n", system.foreign_lines);
                 let mut options = OpenOptions::new();
-                options.append(true).create(true).open(&system.output)?.write_all(line.as_bytes())?;
+                options.append(true).create(true).open(&system.output.path)?.write_all(line.as_bytes())?;
             }
             Fault::PausedWhileLockIsRemoved => system.remove_lock_of_paused()?,
             Fault::NodeKill { node, ms } => {
@@ -246,7 +245,7 @@ impl Fault {
             Fault::EverythingKill => system.node(0).start()?,
             Fault::Rotate | Fault::CopyTruncate => {
                 let output = system.output.clone();
-                let _ = wait_until("the output", || output.exists());
+                let _ = wait_until("the output", || output.path.exists());
             }
             _ => {}
         }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,13 +9,13 @@ use amiquip::AmqpProperties;
 use rustix::process::Signal;
 
 use crate::Outcome;
+use crate::support::admin::Admin;
 use crate::support::broker::{Broker, Node};
-use crate::support::client::{metric, ready};
-use crate::support::faulty_disk::Faults;
+use crate::support::faulty_disk::FaultyDisk;
 use crate::support::load::{Load, next_number};
-use crate::support::output::audit;
-use crate::support::port::free_port;
-use crate::support::program::{Launch, Program};
+use crate::support::output::Output;
+use crate::support::port::free_address;
+use crate::support::program::{ADMIN, CONSUMING, Launch, Program};
 use crate::support::proxy::Proxy;
 use crate::support::wait::wait_until;
 use crate::verdict::Verdict;
@@ -60,7 +59,7 @@ impl Slot {
 
     pub fn kill(&mut self) -> Outcome {
         match self.program.take() {
-            Some(program) => {
+            Some(mut program) => {
                 self.log = program.log();
                 program.kill()
             }
@@ -98,8 +97,8 @@ impl Slot {
 }
 
 pub struct System {
-    pub output: PathBuf,
-    pub faults: Faults,
+    pub output: Output,
+    pub faults: FaultyDisk,
     pub proxies: Vec<Proxy>,
     pub foreign_lines: usize,
     folder: tempfile::TempDir,
@@ -114,10 +113,10 @@ pub struct System {
 impl System {
     pub fn start(mode: Mode) -> Outcome<System> {
         let folder = tempfile::tempdir()?;
-        let faults = Faults::new(folder.path())?.ok_or("chaos needs a C compiler")?;
+        let faults = FaultyDisk::compile()?.ok_or("chaos needs a C compiler")?;
         let out = folder.path().join("out");
         fs::create_dir(&out)?;
-        let output = out.join("visits.log");
+        let output = Output::at(out.join("visits.log"));
         let broker = match mode {
             Mode::Embedded => None,
             Mode::Brokered => Some(Broker::start()?),
@@ -125,21 +124,21 @@ impl System {
         };
         let nodes = broker.iter().flat_map(|broker| &broker.nodes);
         let proxies: Vec<Proxy> = nodes.map(|node| Proxy::start(node.port)).collect();
-        let urls: Vec<_> =
-            proxies.iter().map(|proxy| format!("amqp://guest:guest@127.0.0.1:{}/%2f", proxy.port)).collect();
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let urls: Vec<_> = proxies.iter().map(Proxy::url).collect();
+        let address = free_address();
         let launch = |program| {
-            Launch::new(program, folder.path())
-                .with("output", &output)
+            let launch = Launch::new(program)?
+                .with("output", &output.path)
                 .with("format", "ndjson")
                 .with("amqp-url", urls.join(","))
                 .with("queue", QUEUE)
-                .before(&faults.preload())
+                .before(&faults.preload());
+            Outcome::Ok(launch)
         };
         let (collector, writers) = match mode {
-            Mode::Embedded => (launch("pixel"), Vec::new()),
+            Mode::Embedded => (launch("pixel")?, Vec::new()),
             // The second stands by.
-            _ => (launch("pixel-http"), vec![launch("pixel-storage"), launch("pixel-storage")]),
+            _ => (launch("pixel-http")?, vec![launch("pixel-storage")?, launch("pixel-storage")?]),
         };
         let mut system = System {
             output,
@@ -148,7 +147,7 @@ impl System {
             broker,
             collector: Slot::new(collector.with("listen", address.to_string())),
             writers: writers.into_iter().map(Slot::new).collect(),
-            load: Load::paced(&[address], 6, Duration::from_millis(10)),
+            load: Load::paced(address, 6, Duration::from_millis(10)),
             rotated: Vec::new(),
             published: Vec::new(),
             faults,
@@ -191,7 +190,7 @@ impl System {
     }
 
     pub fn folder(&self) -> &Path {
-        self.output.parent().expect("the output is in a folder")
+        self.output.path.parent().expect("the output is in a folder")
     }
 
     pub fn away(&self) -> PathBuf {
@@ -199,9 +198,9 @@ impl System {
     }
 
     /// Puts what the output holds elsewhere.
-    pub fn rotate(&mut self, put: impl FnOnce(&Path, &Path) -> Outcome) -> Outcome {
-        if self.output.exists() {
-            let old = self.folder().join(format!("visits.log.{}", self.rotated.len()));
+    pub fn rotate(&mut self, put: impl FnOnce(&Output, &Path) -> Outcome) -> Outcome {
+        if self.output.path.exists() {
+            let old = self.output.beside(&format!(".{}", self.rotated.len()));
             put(&self.output, &old)?;
             self.rotated.push(old);
         }
@@ -211,7 +210,7 @@ impl System {
     /// Removes the ledger while its writer runs, and waits until it is there again.
     pub fn remove_ledger(&mut self) -> Outcome {
         self.spawn_all()?;
-        let ledger = self.output.with_extension("log.ledger");
+        let ledger = self.output.ledger();
         let before = self.written()?;
         wait_until("a writer at work", || self.written().is_ok_and(|now| now > before))?;
         fs::remove_file(&ledger)?;
@@ -221,11 +220,11 @@ impl System {
     /// Pauses the writer and removes its lock: whoever stands by takes over, and the paused one, woken up,
     /// must end without having written.
     pub fn remove_lock_of_paused(&mut self) -> Outcome {
-        let active = self.writers.iter_mut().find(|slot| slot.log().contains("consuming "));
+        let active = self.writers.iter_mut().find(|slot| slot.log().contains(CONSUMING));
         let Some(program) = active.and_then(|slot| slot.program.as_mut()) else { return Ok(()) };
         // It may end at any time by itself.
         let _ = program.signal(Signal::STOP);
-        let _ = fs::remove_file(self.output.with_extension("log.lock"));
+        let _ = fs::remove_file(self.output.beside(".lock"));
         std::thread::sleep(Duration::from_millis(1500));
         let _ = program.signal(Signal::CONT);
         program.wait().map(|_| ())
@@ -253,7 +252,7 @@ impl System {
 
     /// How many visits the ledger knows.
     pub fn written(&self) -> Outcome<usize> {
-        let (_, report) = audit(&self.output)?;
+        let (_, report) = self.output.audit()?;
         let spooled = report["producers"].as_array().into_iter().flatten();
         let spooled = spooled.filter_map(|producer| producer["written"].as_u64()).sum::<u64>();
         Ok((spooled + report["foreign"]["written"].as_u64().unwrap_or(0)) as usize)
@@ -282,8 +281,8 @@ impl System {
         self.all().all(|slot| {
             let Some(program) = &mut slot.program else { return false };
             program.runs()
-                && program.log().contains("admin on http://")
-                && program.admin().and_then(ready).is_ok_and(|(status, _)| status == 200)
+                && program.log().contains(ADMIN)
+                && program.admin().and_then(Admin::readiness).is_ok_and(|(status, _)| status == 200)
         })
     }
 
@@ -295,10 +294,11 @@ impl System {
     pub fn end(mut self) -> Outcome<Verdict> {
         self.faults.end()?;
         self.spawn_all()?;
-        let refused: BTreeSet<u64> = self.load.refused().into_iter().collect();
-        let mut promised: BTreeSet<u64> = self.load.stop().into_iter().collect();
+        let answers = self.load.stop();
+        let refused: BTreeSet<u64> = answers.refused.into_iter().collect();
+        let mut promised: BTreeSet<u64> = answers.promised.into_iter().collect();
         promised.extend(&self.published);
-        let files: Vec<PathBuf> = self.rotated.iter().chain([&self.output]).cloned().collect();
+        let files: Vec<PathBuf> = self.rotated.iter().chain([&self.output.path]).cloned().collect();
         let until = Instant::now() + RECOVERY_MAX;
         loop {
             let verdict = Verdict::of(&promised, &refused, &files)?;
@@ -306,7 +306,7 @@ impl System {
                 || self.collector.program.as_mut().is_some_and(|program| {
                     program
                         .admin()
-                        .and_then(|admin| metric(admin, "pixel_spool_visits"))
+                        .and_then(|admin| admin.metric("pixel_spool_visits"))
                         .is_ok_and(|n| n == 0.0)
                 });
             if verdict.lost.is_empty() && drained || Instant::now() > until {
@@ -318,8 +318,9 @@ impl System {
             slot.terminate()?;
         }
         let mut verdict = Verdict::of(&promised, &refused, &files)?;
-        verdict.foreign_lines_lost = self.foreign_lines - verdict.foreign_lines_in(self.output.parent())?;
-        let (status, report) = audit(&self.output)?;
+        verdict.foreign_lines_lost =
+            self.foreign_lines - verdict.foreign_lines_in(self.output.path.parent())?;
+        let (status, report) = self.output.audit()?;
         if status != 0 {
             verdict.audit = Some(report.to_string());
         }

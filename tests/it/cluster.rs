@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use crate::Outcome;
 use crate::support::broker::Broker;
-use crate::support::client::{metric, ready};
+use crate::support::fixtures::Brokered;
 use crate::support::load::Load;
-use crate::support::output::all_written_once;
-use crate::support::output::{audit, lines};
-use crate::support::program::{Launch, at_fixed_port};
 use crate::support::wait::wait_up_to;
 
 /// How long a cluster may take to find its way back, on a busy machine.
@@ -27,23 +24,15 @@ fn leader(broker: &Broker, queue: &str) -> Outcome<usize> {
 #[test]
 fn a_cluster_that_loses_its_nodes_loses_no_visit() -> Outcome {
     let mut broker = Broker::cluster(3)?;
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let both =
-        |program| Launch::new(program, folder.path()).with("amqp-url", broker.url()).with("queue", "cluster");
-    let (http, address) = at_fixed_port(both("pixel-http"));
-    let storage = both("pixel-storage").with("format", "ndjson");
-    let mut collector = http.start()?;
-    let mut writer = storage.start()?;
-    let load = Load::paced(&[address], 4, Duration::from_millis(5));
-    let (http, storage) = (collector.admin()?, writer.admin()?);
+    let mut system = Brokered::start(&broker.url(), "cluster")?;
+    let load = Load::paced(system.address, 4, Duration::from_millis(5));
+    let (http, storage) = (system.http.admin()?, system.storage.admin()?);
+    let output = system.output.clone();
     let goes_on = || -> Outcome {
-        let before = lines(&output).len();
-        wait_up_to(ELECTION_MAX, "further lines", || lines(&output).len() > before + 200)?;
+        let before = output.lines().len();
+        wait_up_to(ELECTION_MAX, "further lines", || output.lines().len() > before + 200)?;
         wait_up_to(ELECTION_MAX, "both to be connected", || {
-            [http, storage]
-                .iter()
-                .all(|admin| metric(*admin, "pixel_broker_connected").is_ok_and(|n| n == 1.0))
+            [http, storage].iter().all(|admin| admin.metric("pixel_broker_connected").is_ok_and(|n| n == 1.0))
         })
     };
     load.wait_for(200)?;
@@ -67,18 +56,15 @@ fn a_cluster_that_loses_its_nodes_loses_no_visit() -> Outcome {
     broker.nodes[0].kill()?;
     broker.nodes[1].kill()?;
     load.wait_for(300)?;
-    assert_eq!(ready(http)?.0, 200, "visits are taken all the same");
+    assert_eq!(http.readiness()?.0, 200, "visits are taken all the same");
     broker.nodes[0].start()?;
     broker.nodes[1].start()?;
     goes_on()?;
 
-    let promised = load.stop();
-    let waiting = || metric(http, "pixel_spool_visits").map_or(true, |left| left > 0.0);
-    wait_up_to(ELECTION_MAX, "an empty spool", || !waiting())?;
-    all_written_once(&promised, &output)?;
-    collector.stop()?;
-    writer.stop()?;
-    let (status, report) = audit(&output)?;
-    assert_eq!(status, 0, "{report}");
-    Ok(())
+    let answers = load.stop();
+    wait_up_to(ELECTION_MAX, "an empty spool", || {
+        http.metric("pixel_spool_visits").is_ok_and(|left| left == 0.0)
+    })?;
+    system.output.verify(&answers)?;
+    system.stop_and_audit()
 }

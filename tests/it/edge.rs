@@ -7,14 +7,18 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::Outcome;
-use crate::support::client::{Client, get, metric};
+use crate::support::client::{Client, get};
 use crate::support::edge::Edge;
+use crate::support::fixtures::Embedded;
 use crate::support::load::Load;
-use crate::support::output::all_written_once;
-use crate::support::output::{lines, wait_for_lines};
-use crate::support::port::free_port;
-use crate::support::program::Launch;
 use crate::support::wait::wait_until;
+
+/// `pixel` behind the edge, whose word on the client's address it believes.
+fn behind_the_edge() -> Outcome<(Embedded, Edge)> {
+    let system = Embedded::with(|launch| launch.with("trusted-proxies", "127.0.0.1"))?;
+    let edge = Edge::start(system.address)?;
+    Ok((system, edge))
+}
 
 /// Sends `request` from a local address of one's own choice, and reads until the connection closes.
 fn ask_from(source: [u8; 4], address: SocketAddr, request: &[u8]) -> Outcome<Vec<u8>> {
@@ -31,11 +35,7 @@ fn ask_from(source: [u8; 4], address: SocketAddr, request: &[u8]) -> Outcome<Vec
 
 #[test]
 fn a_visit_through_the_edge_has_the_client_s_address_and_what_can_be_kept_of_its_headers() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let launch = Launch::new("pixel", folder.path()).with("format", "ndjson");
-    let mut pixel = launch.with("trusted-proxies", "127.0.0.1").start()?;
-    let edge = Edge::start(pixel.address()?, folder.path())?;
+    let (mut system, edge) = behind_the_edge()?;
     // Each row: what is sent beside the usual, and what is recorded.
     for (n, (case, target, header, field, value)) in [
         ("plain", "/track", "User-Agent: SomeUserAgent 1.2.3", "user_agent", "SomeUserAgent 1.2.3"),
@@ -54,18 +54,15 @@ fn a_visit_through_the_edge_has_the_client_s_address_and_what_can_be_kept_of_its
             format!("GET {target} HTTP/1.1\r\nHost: px.example.com\r\nConnection: close\r\n{header}\r\n\r\n");
         let answer = ask_from([127, 0, 0, 2], edge.address, request.as_bytes())?;
         assert!(answer.starts_with(b"HTTP/1.1 200 "), "{case}: {}", String::from_utf8_lossy(&answer));
-        let line = wait_for_lines(&output, n + 1)?.pop().ok_or("no line")?;
-        let visit: serde_json::Value = serde_json::from_str(&line)?;
+        let visit = system.output.wait_for_visit(n + 1)?;
         assert_eq!((&visit[field], &visit["ip"]), (&value.into(), &"127.0.0.2".into()), "{case}");
     }
-    pixel.stop()
+    system.pixel.stop()
 }
 
 #[test]
 fn the_edge_keeps_away_what_pixel_can_only_survive() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).with("trusted-proxies", "127.0.0.1").start()?;
-    let edge = Edge::start(pixel.address()?, folder.path())?;
+    let (mut system, edge) = behind_the_edge()?;
     for (case, head, status) in [
         ("a hundred terabytes", "POST /track HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000000000", "413"),
         ("2^64-1", "POST /track HTTP/1.1\r\nHost: h\r\nContent-Length: 18446744073709551615", "400"),
@@ -85,27 +82,21 @@ fn the_edge_keeps_away_what_pixel_can_only_survive() -> Outcome {
         assert_eq!(shown.split(' ').nth(1), Some(status), "{case}: {shown}");
     }
     assert_eq!(get(edge.address, "/track", &[])?.status, 200);
-    assert_eq!(metric(pixel.admin()?, "pixel_http_abandoned_connections_total")?, 0.0);
-    wait_for_lines(&folder.path().join("visits.log"), 1)?;
-    pixel.stop()?;
-    assert_eq!(lines(&folder.path().join("visits.log")).len(), 1);
+    assert_eq!(system.pixel.admin()?.metric("pixel_http_abandoned_connections_total")?, 0.0);
+    system.output.wait_for_lines(1)?;
+    system.pixel.stop()?;
+    assert_eq!(system.output.lines().len(), 1);
     Ok(())
 }
 
 #[test]
 fn a_visitor_waits_at_the_edge_while_pixel_starts_again() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let upstream = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let launch = Launch::new("pixel", folder.path()).with("format", "ndjson");
-    let launch = launch.with("listen", upstream.to_string()).with("trusted-proxies", "127.0.0.1");
-    let mut pixel = launch.start()?;
-    let edge = Edge::start(upstream, folder.path())?;
+    let (mut system, edge) = behind_the_edge()?;
     let address = edge.address;
-    let load = Load::start(&[address], 4);
+    let load = Load::start(address, 4);
     for _ in 0..2 {
         load.wait_for(50)?;
-        pixel.stop()?;
+        system.pixel.stop()?;
         let asked = std::thread::spawn(move || {
             let mut client = Client::connect(address)?;
             client.stream().set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -114,15 +105,15 @@ fn a_visitor_waits_at_the_edge_while_pixel_starts_again() -> Outcome {
         let down = Instant::now();
         std::thread::sleep(Duration::from_millis(500));
         assert!(!asked.is_finished(), "nobody is there to answer");
-        pixel = launch.start()?;
+        system.pixel.start_again()?;
         assert_eq!(asked.join().expect("no panic")?.status, 200);
         println!("answered {:?} after the program had ended", down.elapsed());
     }
     load.wait_for(50)?;
-    let promised = load.stop();
-    all_written_once(&promised, &output)?;
+    system.output.verify(&load.stop())?;
     wait_until("the visits that waited", || {
-        lines(&output).iter().filter(|line| line.contains(r#""query":"waited""#)).count() == 2
+        let lines = system.output.lines();
+        lines.iter().filter(|line| line.contains(r#""query":"waited""#)).count() == 2
     })?;
-    pixel.stop()
+    system.stop_and_audit()
 }

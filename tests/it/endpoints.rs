@@ -1,15 +1,15 @@
 //! The contract's HTTP table, row by row, and the admin listener.
 
 use crate::Outcome;
-use crate::support::client::{Client, GIF_HEX, get, metric, ready};
-use crate::support::output::{lines, wait_for_lines};
+use crate::support::broker::NOWHERE;
+use crate::support::client::{Client, GIF_HEX, get};
+use crate::support::fixtures::{Embedded, Services};
 use crate::support::program::Launch;
 
 #[test]
 fn each_request_has_its_answer() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).start()?;
-    let mut client = Client::connect(pixel.address()?)?;
+    let mut system = Embedded::start()?;
+    let mut client = Client::connect(system.address)?;
     for (method, target, status, recorded) in [
         ("GET", "/track", 200, true),
         ("GET", "/track.gif", 200, true),
@@ -32,25 +32,24 @@ fn each_request_has_its_answer() -> Outcome {
         ("GET", "/Track", 404, false),
         ("GET", "//track", 404, false),
     ] {
-        let before = lines(&folder.path().join("visits.log")).len();
+        let before = system.output.lines().len();
         let answer = client.ask(method, target, &[])?;
         assert_eq!(answer.status, status, "{method} {target}");
         assert!(answer.header("Date").is_some_and(|date| date.ends_with(" GMT")), "{method} {target}");
         assert_eq!(answer.header("Content-Length").is_none(), status == 204, "{method} {target}");
         if recorded {
-            wait_for_lines(&folder.path().join("visits.log"), before + 1)?;
+            system.output.wait_for_lines(before + 1)?;
         }
     }
-    pixel.stop()?;
-    assert_eq!(lines(&folder.path().join("visits.log")).len(), 6, "nothing but the recorded rows");
+    system.pixel.stop()?;
+    assert_eq!(system.output.lines().len(), 6, "nothing but the recorded rows");
     Ok(())
 }
 
 #[test]
 fn the_pixel_has_the_contract_s_headers_and_bytes() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).start()?;
-    let mut client = Client::connect(pixel.address()?)?;
+    let mut system = Embedded::start()?;
+    let mut client = Client::connect(system.address)?;
     for method in ["GET", "HEAD"] {
         let answer = client.ask(method, "/track", &[])?;
         for (name, value) in [
@@ -81,14 +80,13 @@ fn the_pixel_has_the_contract_s_headers_and_bytes() -> Outcome {
     assert_eq!(robots.body, b"User-agent: *\nDisallow: /\n");
     let page = String::from_utf8(client.ask("GET", "/", &[])?.body)?;
     assert!(page.contains("&lt;img src=") && page.contains("/track"));
-    pixel.stop()
+    system.pixel.stop()
 }
 
 #[test]
 fn a_body_is_ignored_and_the_connection_goes_on() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).start()?;
-    let mut client = Client::connect(pixel.address()?)?;
+    let mut system = Embedded::start()?;
+    let mut client = Client::connect(system.address)?;
     for length in [0, 1, 1000, 1024, 1025, 5000, 65_536] {
         let head = format!("POST /track?l={length} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
         client.send(head.as_bytes())?;
@@ -100,17 +98,16 @@ fn a_body_is_ignored_and_the_connection_goes_on() -> Outcome {
     assert_eq!(client.receive(true)?.status, 204);
     client.send(b"POST /track HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")?;
     assert_eq!(client.receive(true)?.status, 204);
-    wait_for_lines(&folder.path().join("visits.log"), 9)?;
-    pixel.stop()
+    system.output.wait_for_lines(9)?;
+    system.pixel.stop()
 }
 
 #[test]
 fn a_full_spool_answers_503_with_the_gif_and_goes_on_when_there_is_room() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    // Nobody listens on port 1: the spool only grows.
-    let launch = Launch::new("pixel-http", folder.path()).with("spool-max-bytes", "65536");
-    let mut program = launch.with("amqp-url", "amqp://127.0.0.1:1/%2f").start()?;
-    let mut client = Client::connect(program.address()?)?;
+    // Without a broker the spool only grows.
+    let services = Services::new(NOWHERE, "nobody")?;
+    let mut http = services.http.with("spool-max-bytes", "65536").start()?;
+    let mut client = Client::connect(http.address()?)?;
     let mut accepted = 0;
     let refused = loop {
         let answer = client.ask("GET", "/track", &[("User-Agent", &"x".repeat(2000))])?;
@@ -122,30 +119,32 @@ fn a_full_spool_answers_503_with_the_gif_and_goes_on_when_there_is_room() -> Out
     assert!((10..40).contains(&accepted), "{accepted} visits of 2 KB in 64 KiB");
     assert_eq!((refused.status, refused.body_hex().as_str()), (503, GIF_HEX));
     assert!(refused.header("Retry-After").is_some());
-    let admin = program.admin()?;
-    assert_eq!(metric(admin, "pixel_visits_accepted_total")?, f64::from(accepted));
-    assert_eq!(metric(admin, "pixel_visits_refused_total")?, 1.0);
-    assert_eq!(metric(admin, "pixel_spool_visits")?, f64::from(accepted));
-    let (status, why) = ready(admin)?;
+    let admin = http.admin()?;
+    assert_eq!(admin.metric("pixel_visits_accepted_total")?, f64::from(accepted));
+    assert_eq!(admin.metric("pixel_visits_refused_total")?, 1.0);
+    assert_eq!(admin.metric("pixel_spool_visits")?, f64::from(accepted));
+    let (status, why) = admin.readiness()?;
     assert!(status == 503 && why.contains("cap of 65536 bytes"), "{status} {why}");
-    program.stop()?;
+    http.stop()?;
 
-    // The same spool with nothing but the output missing: what waits is written, and there is room.
-    let mut pixel = Launch::new("pixel", folder.path()).with("spool-max-bytes", "65536").start()?;
-    wait_for_lines(&folder.path().join("visits.log"), accepted as usize)?;
-    assert_eq!(get(pixel.address()?, "/track", &[])?.status, 200);
-    pixel.stop()
+    // Over the same spool, what waits is written, and there is room.
+    let spool = http.launch.folder().join("spool");
+    let mut system =
+        Embedded::with(|launch| launch.with("spool-dir", &spool).with("spool-max-bytes", "65536"))?;
+    system.output.wait_for_lines(accepted as usize)?;
+    system.visit(&[])?;
+    system.pixel.stop()
 }
 
 #[test]
 fn operators_are_told_how_it_is() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).start()?;
-    let (public, admin) = (pixel.address()?, pixel.admin()?);
-    assert_eq!(get(public, "/track", &[])?.status, 200);
-    wait_for_lines(&folder.path().join("visits.log"), 1)?;
+    let mut system = Embedded::start()?;
+    system.visit(&[])?;
+    system.output.wait_for_lines(1)?;
+    let (public, admin) = (system.address, system.pixel.admin()?);
+    assert_eq!(admin.readiness()?.0, 200);
+    let admin = admin.address;
     assert_eq!(get(admin, "/healthz", &[])?.status, 200);
-    assert_eq!(ready(admin)?.0, 200);
     assert_eq!(get(admin, "/track", &[])?.status, 404);
     assert_eq!(get(public, "/metrics", &[])?.status, 404, "the public learns nothing");
     let text = String::from_utf8(get(admin, "/metrics", &[])?.body)?;
@@ -164,8 +163,8 @@ fn operators_are_told_how_it_is() -> Outcome {
     ] {
         assert!(text.contains(name), "{name} is not in {text}");
     }
-    let health = Launch::new("pixel", folder.path()).argument("healthcheck");
-    assert_eq!(health.clone().with("admin-listen", admin.to_string()).output()?.0, 0);
-    assert_eq!(health.with("admin-listen", "127.0.0.1:1").output()?.0, 1);
-    pixel.stop()
+    let health = Launch::new("pixel")?.argument("healthcheck");
+    assert_eq!(health.clone().with("admin-listen", admin.to_string()).run()?.0, 0);
+    assert_eq!(health.with("admin-listen", "127.0.0.1:1").run()?.0, 1);
+    system.pixel.stop()
 }

@@ -1,18 +1,16 @@
 //! Clients that cost the public listener more than a visit does: crowds, bodies, silence, greed.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
-use crate::support::client::{Client, get, metric};
-use crate::support::load::Load;
-use crate::support::output::all_written_once;
-use crate::support::output::{audit, wait_for_lines};
-use crate::support::port::free_port;
-use crate::support::program::{Launch, Program};
+use crate::support::client::{Client, get};
+use crate::support::fixtures::Embedded;
+use crate::support::port::free_address;
+use crate::support::program::{LISTENING, Launch, Program, STARTING_AGAIN};
 use crate::support::wait::wait_until;
 
 const VISIT: &[u8] = b"GET /track HTTP/1.1\r\nHost: px.example.com\r\n\r\n";
@@ -38,10 +36,9 @@ fn crowd(address: SocketAddr, size: usize, request: &[u8]) -> Vec<TcpStream> {
 
 #[test]
 fn no_declared_body_ends_or_blocks_it() -> Outcome {
-    let folder = tempfile::tempdir()?;
     // With one worker, whatever blocks a worker blocks everything.
-    let mut pixel = Launch::new("pixel", folder.path()).with("workers", "1").start()?;
-    let (public, admin) = (pixel.address()?, pixel.admin()?);
+    let mut system = Embedded::with(|launch| launch.with("workers", "1"))?;
+    let (public, admin) = (system.address, system.pixel.admin()?);
     let mut held = Vec::new();
     let mut visits = 0;
     for (case, head, answer) in [
@@ -83,10 +80,10 @@ fn no_declared_body_ends_or_blocks_it() -> Outcome {
         assert_eq!(normal.status, 200, "{case}");
         visits += 1;
         // The admin listener has nothing to do with bodies, and must not fall for them either.
-        let mut client = Client::connect(admin)?;
+        let mut client = Client::connect(admin.address)?;
         client.send(format!("POST /metrics HTTP/1.1\r\n{head}\r\n\r\n").as_bytes())?;
         held.push(client);
-        assert_eq!(get(admin, "/healthz", &[])?.status, 200, "admin, {case}");
+        assert_eq!(get(admin.address, "/healthz", &[])?.status, 200, "admin, {case}");
     }
     // A chunked body without an end is cut off.
     let mut client = Client::connect(public)?;
@@ -99,48 +96,37 @@ fn no_declared_body_ends_or_blocks_it() -> Outcome {
     drop(client);
     drop(held);
     // What tiny_http would allocate to drop is never dropped.
-    wait_until("the abandoned connections in the metrics", || {
-        metric(admin, "pixel_http_abandoned_connections_total").is_ok_and(|abandoned| abandoned >= 4.0)
-    })?;
-    assert_eq!(get(public, "/track", &[])?.status, 200);
-    wait_for_lines(&folder.path().join("visits.log"), visits + 1)?;
-    pixel.stop()
+    admin.wait_for_metric("pixel_http_abandoned_connections_total", |abandoned| abandoned >= 4.0)?;
+    system.visit(&[])?;
+    system.output.wait_for_lines(visits + 1)?;
+    system.pixel.stop()
 }
 
 #[test]
 fn too_many_abandoned_connections_restart_it_and_lose_nothing() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let launch = Launch::new("pixel", folder.path())
-        .with("format", "ndjson")
-        .with("listen", format!("127.0.0.1:{}", free_port()))
-        .with("admin-listen", format!("127.0.0.1:{}", free_port()));
     // An eighth of the descriptors is the bound: 32 connections.
-    let mut pixel = launch.before("ulimit -n 256").start()?;
-    let address = pixel.address()?;
-    let load = Load::start(&[address], 4);
+    let options =
+        |launch: Launch| launch.with("admin-listen", free_address().to_string()).before("ulimit -n 256");
+    let mut system = Embedded::with(options)?;
+    let load = system.load(4);
     load.wait_for(50)?;
     let head = b"POST /track HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n";
     wait_until("a restart", || {
-        drop(crowd(address, 40, head));
-        pixel.log().matches("listening on").count() >= 2
+        drop(crowd(system.address, 40, head));
+        system.pixel.log().matches(LISTENING).count() >= 2
     })?;
-    assert!(pixel.log().contains("starting again"), "{}", pixel.log());
+    assert!(system.pixel.log().contains(STARTING_AGAIN), "{}", system.pixel.log());
     load.wait_for(50)?;
-    let promised = load.stop();
-    all_written_once(&promised, &output)?;
-    assert!(pixel.runs(), "it is the same process");
-    pixel.stop()?;
-    assert_eq!(audit(&output)?.0, 0);
-    Ok(())
+    system.output.verify(&load.stop())?;
+    assert!(system.pixel.runs(), "it is the same process");
+    system.stop_and_audit()
 }
 
 /// Of 12 fresh connections opened at once, tiny_http leaves 8 without a thread until another one closes.
 #[test]
 fn a_burst_is_answered_with_all_connections_still_open() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).start()?;
-    let address = pixel.address()?;
+    let mut system = Embedded::start()?;
+    let address = system.address;
     for (case, size) in [("fresh", 200), ("idle", 200), ("small", 12)] {
         let started = Instant::now();
         let mut clients = (0..size).map(|_| Client::connect(address)).collect::<Outcome<Vec<_>>>()?;
@@ -157,9 +143,11 @@ fn a_burst_is_answered_with_all_connections_still_open() -> Outcome {
         }
         drop(clients);
         // tiny_http falls back to a few threads, and the next burst finds no more than on a fresh start.
-        wait_until("idle threads to end", || status(&pixel, "Threads").is_ok_and(|threads| threads < 90))?;
+        wait_until("idle threads to end", || {
+            status(&system.pixel, "Threads").is_ok_and(|threads| threads < 90)
+        })?;
     }
-    pixel.stop()
+    system.pixel.stop()
 }
 
 /// With too few descriptors, tiny_http's accept thread ends or panics: each parity of the limit has
@@ -171,15 +159,14 @@ fn running_out_of_descriptors_is_no_deafness() -> Outcome {
 }
 
 fn crowded_out(limit: u32) -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).before(&format!("ulimit -n {limit}")).start()?;
-    let (public, admin) = (pixel.address()?, pixel.admin()?);
-    assert!(pixel.log().contains("raise `ulimit -n`"), "a limit too low is a warning");
+    let mut system = Embedded::with(|launch| launch.before(&format!("ulimit -n {limit}")))?;
+    let (public, admin) = (system.address, system.pixel.admin()?.address);
+    assert!(system.pixel.log().contains("raise `ulimit -n`"), "a limit too low is a warning");
     for round in 0..3 {
         let mut clients = crowd(public, 120, VISIT);
         clients.extend(crowd(admin, 20, b"GET /healthz HTTP/1.1\r\n\r\n"));
         wait_until("a shortage", || {
-            let descriptors = fs::read_dir(format!("/proc/{}/fd", status(&pixel, "Pid").unwrap_or(0)));
+            let descriptors = fs::read_dir(format!("/proc/{}/fd", status(&system.pixel, "Pid").unwrap_or(0)));
             descriptors.is_ok_and(|all| all.count() as u32 >= limit - 12)
         })?;
         drop(clients);
@@ -194,15 +181,14 @@ fn crowded_out(limit: u32) -> Outcome {
         // Mostly within a second.
         assert!(took < Duration::from_secs(8), "limit {limit}: {took:?}");
     }
-    pixel.stop()
+    system.pixel.stop()
 }
 
 #[test]
 fn clients_that_say_nothing_are_closed_and_cost_others_nothing() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).with("read-timeout-ms", "1000").start()?;
-    let address = pixel.address()?;
-    let threads = status(&pixel, "Threads")?;
+    let mut system = Embedded::with(|launch| launch.with("read-timeout-ms", "1000"))?;
+    let address = system.address;
+    let threads = status(&system.pixel, "Threads")?;
     let mut silent = crowd(address, 250, b"");
     silent.extend(crowd(address, 250, b"GET /track HTTP/1.1\r\nHost: px.exa"));
     assert_eq!(silent.len(), 500);
@@ -214,27 +200,19 @@ fn clients_that_say_nothing_are_closed_and_cost_others_nothing() -> Outcome {
     }
     println!("the slowest of 20 visits beside 500 silent clients: {slowest:?}");
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
-    for stream in silent {
+    for mut stream in silent {
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        let closed = match (&stream).read_byte() {
+        let closed = match stream.read(&mut [0]) {
             Ok(read) => read == 0,
             Err(error) => error.kind() == ErrorKind::ConnectionReset,
         };
         assert!(closed, "nothing is said to a silent client, and it is closed");
     }
     // Each poke of the keeper's keeps an idle thread of the pool from ending for a while.
-    wait_until("their threads to end", || status(&pixel, "Threads").is_ok_and(|now| now < threads + 90))?;
-    pixel.stop()
-}
-
-trait ReadByte {
-    fn read_byte(self) -> std::io::Result<usize>;
-}
-
-impl ReadByte for &TcpStream {
-    fn read_byte(mut self) -> std::io::Result<usize> {
-        std::io::Read::read(&mut self, &mut [0])
-    }
+    wait_until("their threads to end", || {
+        status(&system.pixel, "Threads").is_ok_and(|now| now < threads + 90)
+    })?;
+    system.pixel.stop()
 }
 
 /// Sends request upon request and reads nothing, until the server has had enough.
@@ -256,10 +234,8 @@ fn ask_without_reading(address: SocketAddr, head: &[u8], patience: Duration) -> 
 
 #[test]
 fn a_client_that_does_not_read_is_closed_and_cannot_make_memory_grow() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let launch = Launch::new("pixel", folder.path()).with("write-timeout-ms", "1000");
-    let mut pixel = launch.with("workers", "2").start()?;
-    let (address, admin) = (pixel.address()?, pixel.admin()?);
+    let mut system = Embedded::with(|launch| launch.with("write-timeout-ms", "1000").with("workers", "2"))?;
+    let (address, admin) = (system.address, system.pixel.admin()?);
     let greedy: Vec<_> = (0..4)
         .map(|_| thread::spawn(move || ask_without_reading(address, VISIT, Duration::from_secs(8))))
         .collect();
@@ -271,41 +247,36 @@ fn a_client_that_does_not_read_is_closed_and_cannot_make_memory_grow() -> Outcom
     for client in greedy {
         sent += client.join().expect("no panic")?;
     }
-    let peak_mib = status(&pixel, "VmHWM")? >> 10;
+    let peak_mib = status(&system.pixel, "VmHWM")? >> 10;
     println!("{sent} requests sent by 4 clients that read nothing: {peak_mib} MiB at most");
     assert!(peak_mib < 512, "{peak_mib} MiB");
-    wait_until("stalled connections in the metrics", || {
-        metric(admin, "pixel_http_stalled_connections_total").is_ok_and(|stalled| stalled >= 4.0)
-    })?;
+    admin.wait_for_metric("pixel_http_stalled_connections_total", |stalled| stalled >= 4.0)?;
     // Given up with a body that must not be dropped.
     let head =
         [&VISIT.repeat(20_000)[..], b"POST /track HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n"];
     ask_without_reading(address, &head.concat(), Duration::from_secs(2))?;
     assert_eq!(get(address, "/track", &[])?.status, 200);
-    let threads = status(&pixel, "Threads")?;
+    let threads = status(&system.pixel, "Threads")?;
     assert!(threads < 100, "{threads} threads");
-    pixel.stop()
+    system.pixel.stop()
 }
 
 /// The beginning of HTTP/2 leaves tiny_http's thread, and two descriptors, waiting for itself for ever:
 /// with enough of them nobody is let in any more.
 #[test]
 fn a_listener_that_stays_deaf_ends_the_process() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let launch = Launch::new("pixel", folder.path()).with("read-timeout-ms", "500");
-    let mut pixel = launch.before("ulimit -n 64").start()?;
-    let address = pixel.address()?;
+    let mut system = Embedded::with(|launch| launch.with("read-timeout-ms", "500").before("ulimit -n 64"))?;
     let started = Instant::now();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut clients = Vec::new();
     wait_until("the process to end", || {
-        clients.extend(crowd(address, 8, preface));
+        clients.extend(crowd(system.address, 8, preface));
         clients.truncate(100);
         thread::sleep(Duration::from_millis(200));
-        !pixel.runs()
+        !system.pixel.runs()
     })?;
     println!("it ended after {:?}", started.elapsed());
-    assert_eq!(pixel.wait()?, 1);
-    assert!(pixel.log().contains("has answered nobody new for"), "{}", pixel.log());
+    assert_eq!(system.pixel.wait()?, 1);
+    assert!(system.pixel.log().contains("has answered nobody new for"), "{}", system.pixel.log());
     Ok(())
 }

@@ -4,14 +4,12 @@ use std::fs;
 
 use crate::Outcome;
 use crate::support::client::Client;
-use crate::support::output::{lines, wait_for_lines};
-use crate::support::program::Launch;
+use crate::support::fixtures::Embedded;
 
 #[test]
 fn requests_that_are_pipelined_are_answered_in_order() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let mut pixel = Launch::new("pixel", folder.path()).start()?;
-    let mut client = Client::connect(pixel.address()?)?;
+    let mut system = Embedded::start()?;
+    let mut client = Client::connect(system.address)?;
     let requests = (0..200).map(|n| match n % 3 {
         0 => "GET /track HTTP/1.1\r\n\r\n".to_string(),
         1 => format!("POST /track HTTP/1.1\r\nContent-Length: 2000\r\n\r\n{}", "x".repeat(2000)),
@@ -23,16 +21,13 @@ fn requests_that_are_pipelined_are_answered_in_order() -> Outcome {
         let (status, length) = [(200, 43), (204, 0), (200, 26)][n % 3];
         assert_eq!((answer.status, answer.body.len()), (status, length), "answer {n}");
     }
-    wait_for_lines(&folder.path().join("visits.log"), 134)?;
-    pixel.stop()
+    system.output.wait_for_lines(134)?;
+    system.pixel.stop()
 }
 
 #[test]
 fn an_odd_head_has_its_defined_answer() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let mut pixel = Launch::new("pixel", folder.path()).with("format", "ndjson").start()?;
-    let address = pixel.address()?;
+    let mut system = Embedded::start()?;
     let long = "x".repeat(3000);
     let cut = "x".repeat(2048);
     let long_agent = format!("GET /track HTTP/1.1\r\nUser-Agent: {long}\r\n\r\n");
@@ -119,7 +114,7 @@ fn an_odd_head_has_its_defined_answer() -> Outcome {
     ];
     let mut visits = 0;
     for (case, sent, status, goes_on, field) in rows {
-        let mut client = Client::connect(address)?;
+        let mut client = Client::connect(system.address)?;
         client.send(sent)?;
         if let Some(status) = status {
             let has_body = !sent.starts_with(b"HEAD");
@@ -135,26 +130,21 @@ fn an_odd_head_has_its_defined_answer() -> Outcome {
         }
         if let Some((name, value)) = field {
             visits += 1;
-            let line = wait_for_lines(&output, visits)?.pop().ok_or("no line")?;
-            let visit: serde_json::Value = serde_json::from_str(&line)?;
+            let visit = system.output.wait_for_visit(visits)?;
             assert_eq!(visit[name], *value, "{case}");
         }
     }
-    pixel.stop()?;
-    assert_eq!(lines(&output).len(), visits, "nothing but the rows with a field is recorded");
-    let raw = fs::read(&output)?;
+    system.pixel.stop()?;
+    assert_eq!(system.output.lines().len(), visits, "nothing but the rows with a field is recorded");
+    let raw = fs::read(&system.output.path)?;
     assert!(raw.iter().all(|byte| *byte >= b' ' || *byte == b'\n'), "no control character is written raw");
     Ok(())
 }
 
 #[test]
 fn no_client_chooses_its_address() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let trusting = Launch::new("pixel", folder.path()).with("format", "ndjson");
-    let trusting = trusting.with("trusted-proxies", "127.0.0.1, 10.0.0.0/8, fd00::/8");
-    let mut pixel = trusting.start()?;
-    let mut client = Client::connect(pixel.address()?)?;
+    let mut trusting =
+        Embedded::with(|launch| launch.with("trusted-proxies", "127.0.0.1, 10.0.0.0/8, fd00::/8"))?;
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
     let rows: &[Row<'_>] = &[
         ("none", &[], "127.0.0.1"),
@@ -174,20 +164,15 @@ fn no_client_chooses_its_address() -> Outcome {
         ("Forwarded, hidden", &[("Forwarded", "for=9.9.9.9, for=_hidden")], "127.0.0.1"),
         ("both", &[("Forwarded", "for=9.9.9.9"), ("X-Forwarded-For", "1.1.1.1")], "1.1.1.1"),
     ];
-    let recorded = |client: &mut Client, headers: &[(&str, &str)], count: usize| -> Outcome<String> {
-        assert_eq!(client.ask("GET", "/track", headers)?.status, 200);
-        let line = wait_for_lines(&output, count)?.pop().ok_or("no line")?;
-        let visit: serde_json::Value = serde_json::from_str(&line)?;
-        Ok(visit["ip"].as_str().unwrap_or_default().to_string())
-    };
+    let mut client = Client::connect(trusting.address)?;
     for (n, (case, headers, ip)) in rows.iter().enumerate() {
-        assert_eq!(recorded(&mut client, headers, n + 1)?, *ip, "{case}");
+        assert_eq!(client.ask("GET", "/track", headers)?.status, 200, "{case}");
+        assert_eq!(trusting.output.wait_for_visit(n + 1)?["ip"], *ip, "{case}");
     }
-    pixel.stop()?;
+    trusting.pixel.stop()?;
     // By default nobody is believed.
-    let mut pixel = Launch::new("pixel", folder.path()).with("format", "ndjson").start()?;
-    let mut client = Client::connect(pixel.address()?)?;
-    let spoofed = [("X-Forwarded-For", "9.9.9.9"), ("Forwarded", "for=9.9.9.9")];
-    assert_eq!(recorded(&mut client, &spoofed, rows.len() + 1)?, "127.0.0.1");
-    pixel.stop()
+    let mut wary = Embedded::start()?;
+    wary.visit(&[("X-Forwarded-For", "9.9.9.9"), ("Forwarded", "for=9.9.9.9")])?;
+    assert_eq!(wary.output.wait_for_visit(1)?["ip"], "127.0.0.1");
+    wary.pixel.stop()
 }

@@ -8,11 +8,10 @@ use std::time::Duration;
 use crate::Outcome;
 use crate::support::broker::Broker;
 use crate::support::chance::Chance;
-use crate::support::client::{get, metric};
+use crate::support::client::get;
 use crate::support::edge::Edge;
-use crate::support::output::all_written_once;
-use crate::support::output::audit;
-use crate::support::program::Launch;
+use crate::support::fixtures::{Embedded, Services};
+use crate::support::program::STARTING_AGAIN;
 
 const SEED: u64 = 0x5eed_0f71;
 const HEADS: u64 = 330;
@@ -205,34 +204,27 @@ fn attack(address: SocketAddr) -> Outcome<Vec<u64>> {
 
 #[test]
 fn after_each_hostile_head_a_visit_is_answered_and_recorded() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let mut pixel = Launch::new("pixel", folder.path()).with("format", "ndjson").start()?;
-    let visits = attack(pixel.address()?)?;
-    all_written_once(&visits, &output)?;
-    assert!(pixel.runs() && !pixel.log().contains("starting again"), "{}", pixel.log());
-    pixel.stop()?;
-    assert_eq!(audit(&output)?.0, 0);
-    Ok(())
+    let mut system = Embedded::start()?;
+    let visits = attack(system.address)?;
+    system.output.has_each_once(&visits)?;
+    let log = system.pixel.log();
+    assert!(system.pixel.runs() && !log.contains(STARTING_AGAIN), "{log}");
+    system.stop_and_audit()
 }
 
 #[test]
 fn through_the_edge_no_hostile_head_costs_pixel_http_anything() -> Outcome {
-    let broker = Broker::shared()?;
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("visits.log");
-    let both =
-        |program| Launch::new(program, folder.path()).with("amqp-url", broker.url()).with("queue", "hostile");
-    let mut http = both("pixel-http").with("trusted-proxies", "127.0.0.1").start()?;
-    let storage = both("pixel-storage").with("format", "ndjson").start()?;
-    let edge = Edge::start(http.address()?, folder.path())?;
+    let services = Services::new(&Broker::shared()?.url(), "hostile")?;
+    let mut http = services.http.with("trusted-proxies", "127.0.0.1").start()?;
+    let mut storage = services.storage.start()?;
+    let edge = Edge::start(http.address()?)?;
     let visits = attack(edge.address)?;
-    all_written_once(&visits, &output)?;
+    services.output.has_each_once(&visits)?;
     let admin = http.admin()?;
     for name in ["pixel_http_abandoned_connections_total", "pixel_http_stalled_connections_total"] {
-        assert_eq!(metric(admin, name)?, 0.0, "{name}");
+        assert_eq!(admin.metric(name)?, 0.0, "{name}");
     }
-    assert!(http.runs() && !http.log().contains("starting again"), "{}", http.log());
+    assert!(http.runs() && !http.log().contains(STARTING_AGAIN), "{}", http.log());
     http.stop()?;
     storage.stop()
 }

@@ -1,4 +1,23 @@
 //! The programs as users meet them: real processes, real sockets, a real RabbitMQ, real files.
+//!
+//! Where a test goes:
+//!
+//! - `options`: settings and the command line.
+//! - `endpoints`: each request's answer, and what operators are told.
+//! - `heads`: heads that no browser sends, each with its defined answer.
+//! - `hostile`: a corpus of them, with a visit after each.
+//! - `front_door`: clients that cost the listener more than a visit does.
+//! - `edge`: the Caddy in front.
+//! - `messages`: what goes through the queue.
+//! - `output`: the lines that are written, and files that are rotated.
+//! - `processes`: programs that are killed, paused, or there twice.
+//! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
+//! - `disks`: disks that fill up or fail, files that others touch.
+//! - `rules`: what the project keeps to, read off its files.
+//!
+//! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
+//! launch and talk to is in tests/support, most of it behind the fixtures `Embedded`, `Services` and
+//! `Brokered`.
 
 #![allow(clippy::print_stdout, reason = "shown where a test fails")]
 
@@ -13,6 +32,7 @@ mod hostile;
 mod messages;
 mod options;
 mod output;
+mod processes;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;

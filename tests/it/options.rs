@@ -5,16 +5,15 @@ use crate::support::program::Launch;
 
 #[test]
 fn every_bad_setting_is_named_at_once() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let launch = Launch::new("pixel", folder.path())
+    let launch = Launch::new("pixel")?
         .with("listen", "nonsense")
         .with("workers", "0")
         .with("trusted-proxies", "10.0.0.0/8,x")
         .with("spool-max-bytes", "0")
         .with("format", "xml")
-        .with("output", folder.path())
+        .with("output", "/tmp")
         .with("read-timeout-ms", "-1");
-    let (status, _, stderr) = launch.output()?;
+    let (status, _, stderr) = launch.run()?;
     assert_eq!(status, 2, "{stderr}");
     for named in [
         "--listen (PIXEL_LISTEN) is `nonsense`",
@@ -27,30 +26,26 @@ fn every_bad_setting_is_named_at_once() -> Outcome {
     ] {
         assert!(stderr.contains(named), "`{named}` is not in {stderr}");
     }
-    assert!(!folder.path().join("spool").exists(), "nothing is started with bad settings");
+    assert!(!launch.folder().join("spool").exists(), "nothing is started with bad settings");
     Ok(())
 }
 
 #[test]
 fn a_password_is_never_shown() -> Outcome {
-    let folder = tempfile::tempdir()?;
     for url in ["amqp://u:sesame@h/a/b", "http://u:sesame@h", "sesame", "amqp://u:sesame@h:x"] {
         for program in ["pixel-http", "pixel-storage"] {
-            let launch = Launch::new(program, folder.path()).with("amqp-url", url);
-            let (status, stdout, stderr) = launch.output()?;
+            let launch = Launch::new(program)?.with("amqp-url", url);
+            let (status, stdout, stderr) = launch.run()?;
             assert_eq!(status, 2, "{url}: {stderr}");
             assert!(stderr.contains("--amqp-url (PIXEL_AMQP_URL)"), "{stderr}");
             assert!(!(stdout + &stderr).contains("sesame"), "{url} is shown: {stderr}");
         }
     }
-    let (_, help, _) = Launch::new("pixel-http", folder.path())
-        .with("amqp-url", "amqp://u:sesame@h")
-        .argument("--help")
-        .output()?;
+    let (_, help, _) =
+        Launch::new("pixel-http")?.with("amqp-url", "amqp://u:sesame@h").argument("--help").run()?;
     assert!(!help.contains("sesame"));
-    let mut program = Launch::new("pixel-http", folder.path())
-        .with("amqp-url", "amqp://u:sesame@127.0.0.1:1/%2f")
-        .start()?;
+    let mut program =
+        Launch::new("pixel-http")?.with("amqp-url", "amqp://u:sesame@127.0.0.1:1/%2f").start()?;
     program.wait_for_log("amqp://u:***@127.0.0.1:1")?;
     assert!(!program.log().contains("sesame"));
     program.stop()
@@ -58,7 +53,6 @@ fn a_password_is_never_shown() -> Outcome {
 
 #[test]
 fn help_and_version_are_there_and_name_every_option() -> Outcome {
-    let folder = tempfile::tempdir()?;
     for (program, options) in [
         (
             "pixel",
@@ -100,17 +94,17 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
             ],
         ),
     ] {
-        let (status, help, _) = Launch::new(program, folder.path()).argument("--help").output()?;
+        let (status, help, _) = Launch::new(program)?.argument("--help").run()?;
         assert_eq!(status, 0);
         for option in options {
             assert!(help.contains(option), "{program} --help does not name {option}");
         }
-        let (status, version, _) = Launch::new(program, folder.path()).argument("--version").output()?;
+        let (status, version, _) = Launch::new(program)?.argument("--version").run()?;
         assert_eq!(
             (status, version.trim()),
             (0, format!("{program} {}", env!("CARGO_PKG_VERSION")).as_str())
         );
-        let (status, ..) = Launch::new(program, folder.path()).argument("--no-such-option").output()?;
+        let (status, ..) = Launch::new(program)?.argument("--no-such-option").run()?;
         assert_eq!(status, 2);
     }
     Ok(())
@@ -118,20 +112,19 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
 
 #[test]
 fn the_flag_wins_over_the_variable() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    let output = folder.path().join("flag.log");
-    let launch = Launch::new("pixel", folder.path()).argument("run").argument("--output");
-    let mut program = launch.argument(&output.to_string_lossy()).start()?;
+    let launch = Launch::new("pixel")?;
+    let output = launch.folder().join("flag.log");
+    let launch = launch.argument("run").argument("--output").argument(&output.to_string_lossy());
+    let mut program = launch.start()?;
     program.wait_for_log(&format!("writing to {}", output.display()))?;
     program.stop()
 }
 
 #[test]
 fn a_port_that_is_taken_is_said_in_one_line() -> Outcome {
-    let folder = tempfile::tempdir()?;
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
-    let (status, _, stderr) = Launch::new("pixel", folder.path()).with("listen", &address).output()?;
+    let (status, _, stderr) = Launch::new("pixel")?.with("listen", &address).run()?;
     assert_eq!(status, 1);
     assert!(
         stderr.contains(&format!("pixel: failed to listen on {address}: Address already in use")),

@@ -15,6 +15,14 @@ use super::Outcome;
 use super::port::free_port;
 use super::wait::wait_until;
 
+/// The address of the broker that listens at `port`.
+pub fn url_at(port: u16) -> String {
+    format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
+}
+
+/// An address at which there is no broker: nobody listens on port 1.
+pub const NOWHERE: &str = "amqp://127.0.0.1:1/%2f";
+
 /// A broker of one node or several.
 pub struct Broker {
     pub nodes: Vec<Node>,
@@ -77,8 +85,7 @@ impl Broker {
 
     /// The nodes' addresses.
     pub fn url(&self) -> String {
-        let urls = self.nodes.iter().map(|node| format!("amqp://guest:guest@127.0.0.1:{}/%2f", node.port));
-        urls.collect::<Vec<_>>().join(",")
+        self.nodes.iter().map(|node| url_at(node.port)).collect::<Vec<_>>().join(",")
     }
 
     /// Waits until every node would know `queue` again after `kill -9`.

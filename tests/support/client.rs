@@ -116,16 +116,3 @@ impl Client {
 pub fn get(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> Outcome<Answer> {
     Client::connect(address)?.ask("GET", target, headers)
 }
-
-/// What `/readyz` says.
-pub fn ready(admin: SocketAddr) -> Outcome<(u16, String)> {
-    let answer = get(admin, "/readyz", &[])?;
-    Ok((answer.status, String::from_utf8(answer.body)?))
-}
-
-/// The value of a metric without labels.
-pub fn metric(admin: SocketAddr, name: &str) -> Outcome<f64> {
-    let text = String::from_utf8(get(admin, "/metrics", &[])?.body)?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(value.ok_or_else(|| format!("no {name} in\n{text}"))?.parse()?)
-}

@@ -6,20 +6,23 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::Outcome;
-use super::port::free_port;
+use super::port::free_address;
 use super::wait::wait_until;
 
 /// The edge, on a port of its own.
 pub struct Edge {
     pub address: SocketAddr,
     process: Child,
+    _home: tempfile::TempDir,
 }
 
 impl Edge {
-    /// Starts Caddy before `upstream`, with its state in `folder`, and waits until it listens.
-    pub fn start(upstream: SocketAddr, folder: &Path) -> Outcome<Edge> {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let log = fs::File::create(folder.join("caddy.log"))?;
+    /// Starts Caddy before `upstream`, and waits until it listens.
+    pub fn start(upstream: SocketAddr) -> Outcome<Edge> {
+        let address = free_address();
+        let home = tempfile::tempdir()?;
+        let log_path = home.path().join("caddy.log");
+        let log = fs::File::create(&log_path)?;
         let caddyfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/Caddyfile");
         let process = Command::new("caddy")
             .args(["run", "--adapter", "caddyfile", "--config"])
@@ -27,17 +30,17 @@ impl Edge {
             .env("PIXEL_SITE", format!(":{}", address.port()))
             .env("PIXEL_BIND", "127.0.0.1")
             .env("PIXEL_UPSTREAM", upstream.to_string())
-            .env("HOME", folder)
-            .env("XDG_DATA_HOME", folder)
-            .env("XDG_CONFIG_HOME", folder)
+            .env("HOME", home.path())
+            .env("XDG_DATA_HOME", home.path())
+            .env("XDG_CONFIG_HOME", home.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .map_err(|error| format!("caddy: {error}; tests/require-packages installs it"))?;
-        let edge = Edge { address, process };
+        let edge = Edge { address, process, _home: home };
         wait_until("Caddy to listen", || TcpStream::connect(address).is_ok()).map_err(|error| {
-            let log = fs::read_to_string(folder.join("caddy.log")).unwrap_or_default();
+            let log = fs::read_to_string(&log_path).unwrap_or_default();
             format!("{error}\n{log}")
         })?;
         Ok(edge)

@@ -1,7 +1,7 @@
 //! A disk that fails on command: a small library, preloaded into the program, in front of the C library.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::Outcome;
@@ -80,15 +80,17 @@ int ftruncate64(int fd, off64_t length) {
 "#;
 
 /// The library and the file that commands it.
-pub struct Faults {
+pub struct FaultyDisk {
     library: PathBuf,
     command: PathBuf,
+    _folder: tempfile::TempDir,
 }
 
-impl Faults {
+impl FaultyDisk {
     /// Compiles it; `None` where there is no C compiler, which is then said.
-    pub fn new(folder: &Path) -> Outcome<Option<Faults>> {
-        let (source, library) = (folder.join("faults.c"), folder.join("faults.so"));
+    pub fn compile() -> Outcome<Option<FaultyDisk>> {
+        let folder = tempfile::tempdir()?;
+        let (source, library) = (folder.path().join("faults.c"), folder.path().join("faults.so"));
         fs::write(&source, SOURCE)?;
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source);
@@ -97,7 +99,9 @@ impl Faults {
                 println!("NOT TESTED: a disk that reports errors needs a C compiler: {error}");
                 Ok(None)
             }
-            Ok(()) => Ok(Some(Faults { library, command: folder.join("faults") })),
+            Ok(()) => {
+                Ok(Some(FaultyDisk { library, command: folder.path().join("faults"), _folder: folder }))
+            }
         }
     }
 

@@ -18,6 +18,14 @@ pub struct Load {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// The numbers of the visits of a load.
+pub struct Answers {
+    /// Those that were answered with 200.
+    pub promised: Vec<u64>,
+    /// Those that were answered with 503.
+    pub refused: Vec<u64>,
+}
+
 /// A number that no other visit of this test process has.
 pub fn next_number() -> u64 {
     static NUMBERS: AtomicU64 = AtomicU64::new(1);
@@ -25,17 +33,16 @@ pub fn next_number() -> u64 {
 }
 
 impl Load {
-    /// Starts `clients` connections to each of `addresses`; one that breaks is opened anew.
-    pub fn start(addresses: &[SocketAddr], clients: usize) -> Load {
-        Self::paced(addresses, clients, Duration::ZERO)
+    /// Starts `clients` connections to `address`; one that breaks is opened anew.
+    pub fn start(address: SocketAddr, clients: usize) -> Load {
+        Self::paced(address, clients, Duration::ZERO)
     }
 
-    /// The same, with a pause of each client after each answer.
-    pub fn paced(addresses: &[SocketAddr], clients: usize, pause: Duration) -> Load {
+    /// Starts it with a pause of each client after each answer.
+    pub fn paced(address: SocketAddr, clients: usize, pause: Duration) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let (promised, refused) = <(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<u64>>>)>::default();
-        let threads = addresses.iter().flat_map(|address| std::iter::repeat_n(*address, clients));
-        let threads = threads.map(|address| {
+        let threads = (0..clients).map(|_| {
             let (stop, promised, refused) = (stop.clone(), promised.clone(), refused.clone());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
@@ -74,9 +81,9 @@ impl Load {
         self.promised.lock().expect("no panic holds it").len()
     }
 
-    /// The visits that were answered with 503 so far.
-    pub fn refused(&self) -> Vec<u64> {
-        self.refused.lock().expect("no panic holds it").clone()
+    /// How many visits were answered with 503 so far.
+    pub fn refused_count(&self) -> usize {
+        self.refused.lock().expect("no panic holds it").len()
     }
 
     /// Waits until `more` further visits are promised.
@@ -85,10 +92,18 @@ impl Load {
         wait_until(&format!("{target} promised visits"), || self.count() >= target)
     }
 
-    /// Ends the load; the numbers of the visits that were answered with 200.
-    pub fn stop(self) -> Vec<u64> {
+    /// Waits until more than `more` further visits are answered with 503.
+    pub fn wait_for_refusals(&self, more: usize) -> Outcome {
+        let before = self.refused_count();
+        wait_until("answers of 503", || self.refused_count() > before + more)
+    }
+
+    /// Ends the load: how its visits were answered.
+    pub fn stop(self) -> Answers {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().for_each(|thread| thread.join().expect("a load thread does not panic"));
-        std::mem::take(&mut *self.promised.lock().expect("no panic holds it"))
+        let take =
+            |numbers: &Mutex<Vec<u64>>| std::mem::take(&mut *numbers.lock().expect("no panic holds it"));
+        Answers { promised: take(&self.promised), refused: take(&self.refused) }
     }
 }

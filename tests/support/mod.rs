@@ -1,10 +1,12 @@
 //! What the tests launch and talk to: the programs, a broker, clients, and what can fail under them.
 
+pub mod admin;
 pub mod broker;
 pub mod chance;
 pub mod client;
 pub mod edge;
 pub mod faulty_disk;
+pub mod fixtures;
 pub mod load;
 pub mod message;
 pub mod output;
@@ -14,5 +16,5 @@ pub mod proxy;
 pub mod small_disk;
 pub mod wait;
 
-/// What can go wrong in a helper ends the test, with the reason.
+/// What can go wrong in the support of a test ends the test, with the reason.
 pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -1,6 +1,6 @@
 //! Ports of one's own on this machine.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// A port that was free a moment ago, below the ports that outgoing connections take.
@@ -13,4 +13,9 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// An address with such a port, for a listener that is to keep it from start to start.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }

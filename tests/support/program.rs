@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,41 +14,68 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Outcome;
-use super::port::free_port;
+use super::admin::Admin;
+use super::output::Output;
 use super::wait::wait_until;
 
 /// Whether a program's log is shown when the program is gone.
 pub static SHOWS_LOGS: AtomicBool = AtomicBool::new(true);
+
+// What the programs say in their log, and in no other words.
+/// The public listener is there; its address follows.
+pub const LISTENING: &str = "listening on http://";
+/// The admin listener is there; its address follows.
+pub const ADMIN: &str = "admin on http://";
+/// The storage service takes messages.
+pub const CONSUMING: &str = "consuming ";
+/// Another storage service does.
+pub const STANDING_BY: &str = "standing by";
+/// The process starts itself again.
+pub const STARTING_AGAIN: &str = "starting again";
+/// The broker does not know the user or the password.
+pub const REFUSED_LOGIN: &str = "refused the login";
 
 /// How a program is to be started.
 #[derive(Clone)]
 pub struct Launch {
     program: &'static str,
     arguments: Vec<String>,
-    folder: PathBuf,
+    // Its clones share it, and it goes with the last of them.
+    folder: Arc<tempfile::TempDir>,
     environment: BTreeMap<String, String>,
     before: String,
 }
 
 impl Launch {
-    /// `program` with its files in `folder` and its listeners on free ports.
-    pub fn new(program: &'static str, folder: &Path) -> Self {
+    /// `program` with its files in a folder of its own and its listeners on free ports.
+    pub fn new(program: &'static str) -> Outcome<Self> {
         let launch = Launch {
             program,
             arguments: Vec::new(),
-            folder: folder.into(),
+            folder: Arc::new(tempfile::tempdir()?),
             environment: BTreeMap::new(),
             before: String::new(),
         };
+        let (spool, output) = (launch.folder().join("spool"), launch.folder().join("visits.log"));
         let launch = launch.with("admin-listen", "127.0.0.1:0");
         let launch = match program {
             "pixel-storage" => launch,
-            _ => launch.with("listen", "127.0.0.1:0").with("spool-dir", folder.join("spool")),
+            _ => launch.with("listen", "127.0.0.1:0").with("spool-dir", spool),
         };
-        match program {
+        Ok(match program {
             "pixel-http" => launch,
-            _ => launch.with("output", folder.join("visits.log")),
-        }
+            _ => launch.with("output", output),
+        })
+    }
+
+    /// The folder that it runs in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The file that it writes to.
+    pub fn output(&self) -> Output {
+        Output::at(&self.environment["PIXEL_OUTPUT"])
     }
 
     /// Sets an option by its flag's name; the last one given counts.
@@ -88,7 +115,7 @@ impl Launch {
             command.env_remove(name);
         });
         command.args(&self.arguments).envs(&self.environment).env_remove("RUST_LOG");
-        command.current_dir(&self.folder).stdin(Stdio::null());
+        command.current_dir(self.folder()).stdin(Stdio::null());
         command
     }
 
@@ -103,19 +130,19 @@ impl Launch {
                 lines.lock().expect("no panic holds it").push(line);
             }
         });
-        Ok(Program { child, log })
+        Ok(Program { child, log, launch: self.clone() })
     }
 
     /// Starts it and waits until it is ready.
     pub fn start(&self) -> Outcome<Program> {
         let mut program = self.spawn()?;
-        let ready = if self.program == "pixel-storage" { "consuming " } else { "listening on " };
+        let ready = if self.program == "pixel-storage" { CONSUMING } else { LISTENING };
         program.wait_for_log(ready)?;
         Ok(program)
     }
 
     /// Runs it to its end: exit status, stdout and stderr.
-    pub fn output(&self) -> Outcome<(i32, String, String)> {
+    pub fn run(&self) -> Outcome<(i32, String, String)> {
         let output = self.command().output()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
@@ -124,6 +151,7 @@ impl Launch {
 
 /// A program that runs.
 pub struct Program {
+    pub launch: Launch,
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
 }
@@ -150,12 +178,12 @@ impl Program {
 
     /// The address of its public listener.
     pub fn address(&mut self) -> Outcome<SocketAddr> {
-        self.address_after("listening on http://")
+        self.address_after(LISTENING)
     }
 
-    /// The address of its admin listener.
-    pub fn admin(&mut self) -> Outcome<SocketAddr> {
-        self.address_after("admin on http://")
+    /// Its admin listener.
+    pub fn admin(&mut self) -> Outcome<Admin> {
+        Ok(Admin { address: self.address_after(ADMIN)? })
     }
 
     fn address_after(&mut self, prefix: &str) -> Outcome<SocketAddr> {
@@ -183,19 +211,31 @@ impl Program {
     }
 
     /// Ends it at once, as `kill -9` does.
-    pub fn kill(mut self) -> Outcome {
+    pub fn kill(&mut self) -> Outcome {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
     /// Ends it with SIGTERM; its exit status must be 0.
-    pub fn stop(mut self) -> Outcome {
+    pub fn stop(&mut self) -> Outcome {
         self.signal(Signal::TERM)?;
         match self.wait()? {
             0 => Ok(()),
             status => Err(format!("it ended with {status} after SIGTERM:\n{}", self.log()).into()),
         }
+    }
+
+    /// Starts it again after its end, and waits until it is ready.
+    pub fn start_again(&mut self) -> Outcome {
+        *self = self.launch.start()?;
+        Ok(())
+    }
+
+    /// Starts it again after its end.
+    pub fn spawn_again(&mut self) -> Outcome {
+        *self = self.launch.spawn()?;
+        Ok(())
     }
 
     /// Waits for its end: its exit status, or 128 and the signal.
@@ -231,10 +271,4 @@ impl Drop for Program {
         // Shown where the test fails.
         println!("--- log of process {}\n{}", self.child.id(), self.log());
     }
-}
-
-/// A launch whose listener keeps its address from start to start, and that address.
-pub fn at_fixed_port(launch: Launch) -> (Launch, SocketAddr) {
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    (launch.with("listen", address.to_string()), address)
 }

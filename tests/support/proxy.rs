@@ -8,11 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::Outcome;
+use super::broker::url_at;
 use super::port::free_port;
 
 /// The proxy of one port. It ends with its value.
 pub struct Proxy {
-    pub port: u16,
+    port: u16,
     state: Arc<State>,
 }
 
@@ -41,6 +42,11 @@ impl Proxy {
         let (port, state) = (proxy.port, proxy.state.clone());
         thread::spawn(move || listen(port, &state));
         proxy
+    }
+
+    /// The address of the broker behind it.
+    pub fn url(&self) -> String {
+        url_at(self.port)
     }
 
     /// Cuts the connections that are open, and the next ones after as many bytes each.
