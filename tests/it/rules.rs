@@ -169,6 +169,41 @@ fn every_file_opens_with_what_it_is_for() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn every_failure_is_shown_by_a_test_that_exists() -> Outcome {
+    let document = fs::read_to_string(root().join("docs/FAILURES.md"))?;
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let mut missing = Vec::new();
+    for row in rows {
+        let tests = row.rsplit(" | ").next().unwrap_or_default();
+        // The head of a table, and the one row that says so.
+        if ["test", "---", "none"].contains(&tests) {
+            continue;
+        }
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            missing.push(format!("no test in: {row}"));
+        }
+        missing.extend(names.into_iter().filter_map(|name| find_test(name).err()));
+    }
+    assert!(missing.is_empty(), "docs/FAILURES.md:\n{}", missing.join("\n"));
+    Ok(())
+}
+
+/// Finds `module::name` in tests/it, `file: name` anywhere. A name may be cut short with `…`.
+fn find_test(test: &str) -> Result<(), String> {
+    let (file, name) = match test.split_once("::") {
+        Some((module, name)) => (format!("tests/it/{module}.rs"), name),
+        None => {
+            let (file, name) = test.split_once(": ").ok_or_else(|| format!("no test: {test}"))?;
+            (file.to_string(), name)
+        }
+    };
+    let text = fs::read_to_string(root().join(&file)).map_err(|error| format!("{file}: {error}"))?;
+    let declaration = name.strip_suffix('…').map_or(format!("fn {name}("), |start| format!("fn {start}"));
+    if text.contains(&declaration) { Ok(()) } else { Err(format!("{file} has no {name}")) }
+}
+
 fn sources(folder: &Path) -> Outcome<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
