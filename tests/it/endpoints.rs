@@ -4,7 +4,7 @@ use crate::Outcome;
 use crate::support::broker::NOWHERE;
 use crate::support::client::{Client, GIF_HEX, get};
 use crate::support::fixtures::{Embedded, Services};
-use crate::support::program::Launch;
+use crate::support::launch::Launch;
 
 #[test]
 fn each_request_has_its_answer() -> Outcome {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crate::Outcome;
 use crate::support::client::{Client, get};
 use crate::support::fixtures::Embedded;
+use crate::support::launch::Launch;
 use crate::support::port::free_address;
-use crate::support::program::{LISTENING, Launch, Program, STARTING_AGAIN};
+use crate::support::program::{LISTENING, Program, STARTING_AGAIN};
 use crate::support::wait::wait_until;
 
 const VISIT: &[u8] = b"GET /track HTTP/1.1\r\nHost: px.example.com\r\n\r\n";

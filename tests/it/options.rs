@@ -1,7 +1,7 @@
 //! Settings: refused before anything starts, every bad one named.
 
 use crate::Outcome;
-use crate::support::program::Launch;
+use crate::support::launch::Launch;
 
 #[test]
 fn every_bad_setting_is_named_at_once() -> Outcome {

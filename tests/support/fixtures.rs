@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 
 use super::Outcome;
 use super::client::get;
+use super::launch::Launch;
 use super::load::Load;
 use super::output::Output;
 use super::port::free_address;
-use super::program::{CONSUMING, Launch, Program};
+use super::program::{CONSUMING, Program};
 use super::wait::wait_until;
 
 /// `pixel`, started.

@@ -7,6 +7,7 @@ pub mod client;
 pub mod edge;
 pub mod faulty_disk;
 pub mod fixtures;
+pub mod launch;
 pub mod load;
 pub mod message;
 pub mod output;

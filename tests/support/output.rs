@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 
 use super::Outcome;
+use super::launch::Launch;
 use super::load::Answers;
-use super::program::Launch;
 use super::wait::wait_until;
 
 /// An output file.

@@ -1,12 +1,10 @@
-//! The programs as processes: started on free ports, watched through their log, ended with the test.
+//! The programs as processes: watched through their log, ended with the test.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -15,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Outcome;
 use super::admin::Admin;
-use super::output::Output;
+use super::launch::Launch;
 use super::wait::wait_until;
 
 /// Whether a program's log is shown when the program is gone.
@@ -35,120 +33,6 @@ pub const STARTING_AGAIN: &str = "starting again";
 /// The broker does not know the user or the password.
 pub const REFUSED_LOGIN: &str = "refused the login";
 
-/// How a program is to be started.
-#[derive(Clone)]
-pub struct Launch {
-    program: &'static str,
-    arguments: Vec<String>,
-    // Its clones share it, and it goes with the last of them.
-    folder: Arc<tempfile::TempDir>,
-    environment: BTreeMap<String, String>,
-    before: String,
-}
-
-impl Launch {
-    /// `program` with its files in a folder of its own and its listeners on free ports.
-    pub fn new(program: &'static str) -> Outcome<Self> {
-        let launch = Launch {
-            program,
-            arguments: Vec::new(),
-            folder: Arc::new(tempfile::tempdir()?),
-            environment: BTreeMap::new(),
-            before: String::new(),
-        };
-        let (spool, output) = (launch.folder().join("spool"), launch.folder().join("visits.log"));
-        let launch = launch.with("admin-listen", "127.0.0.1:0");
-        let launch = match program {
-            "pixel-storage" => launch,
-            _ => launch.with("listen", "127.0.0.1:0").with("spool-dir", spool),
-        };
-        Ok(match program {
-            "pixel-http" => launch,
-            _ => launch.with("output", output),
-        })
-    }
-
-    /// The folder that it runs in.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// The file that it writes to.
-    pub fn output(&self) -> Output {
-        Output::at(&self.environment["PIXEL_OUTPUT"])
-    }
-
-    /// Sets an option by its flag's name; the last one given counts.
-    pub fn with(mut self, flag: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
-        let variable = format!("PIXEL_{}", flag.to_uppercase().replace('-', "_"));
-        self.environment.insert(variable, value.as_ref().to_string_lossy().into_owned());
-        self
-    }
-
-    /// Adds an argument.
-    pub fn argument(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.into());
-        self
-    }
-
-    /// Runs a shell command in the process first, such as `ulimit -n 64`.
-    pub fn before(mut self, command: &str) -> Self {
-        self.before = command.into();
-        self
-    }
-
-    fn command(&self) -> Command {
-        let path = match self.program {
-            "pixel" => env!("CARGO_BIN_EXE_pixel"),
-            "pixel-http" => env!("CARGO_BIN_EXE_pixel-http"),
-            _ => env!("CARGO_BIN_EXE_pixel-storage"),
-        };
-        let mut command = if self.before.is_empty() {
-            Command::new(path)
-        } else {
-            let mut shell = Command::new("bash");
-            shell.arg("-c").arg(format!("{} && exec \"$0\" \"$@\"", self.before)).arg(path);
-            shell
-        };
-        let inherited = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PIXEL_"));
-        inherited.for_each(|(name, _)| {
-            command.env_remove(name);
-        });
-        command.args(&self.arguments).envs(&self.environment).env_remove("RUST_LOG");
-        command.current_dir(self.folder()).stdin(Stdio::null());
-        command
-    }
-
-    /// Starts it.
-    pub fn spawn(&self) -> Outcome<Program> {
-        let mut child = self.command().stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let stderr = child.stderr.take().ok_or("no stderr")?;
-        let lines = log.clone();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.lock().expect("no panic holds it").push(line);
-            }
-        });
-        Ok(Program { child, log, launch: self.clone() })
-    }
-
-    /// Starts it and waits until it is ready.
-    pub fn start(&self) -> Outcome<Program> {
-        let mut program = self.spawn()?;
-        let ready = if self.program == "pixel-storage" { CONSUMING } else { LISTENING };
-        program.wait_for_log(ready)?;
-        Ok(program)
-    }
-
-    /// Runs it to its end: exit status, stdout and stderr.
-    pub fn run(&self) -> Outcome<(i32, String, String)> {
-        let output = self.command().output()?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
-    }
-}
-
 /// A program that runs.
 pub struct Program {
     pub launch: Launch,
@@ -157,6 +41,19 @@ pub struct Program {
 }
 
 impl Program {
+    /// Follows the log of a process that `launch` has just started.
+    pub fn new(mut child: Child, launch: Launch) -> Outcome<Self> {
+        let stderr = child.stderr.take().ok_or("no stderr")?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = log.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().expect("no panic holds it").push(line);
+            }
+        });
+        Ok(Program { launch, child, log })
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic holds it").join("\n")
