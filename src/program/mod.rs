@@ -62,7 +62,7 @@ pub fn listen_for_operators(
 ) -> Result<SocketAddr, Failure> {
     let admin = Admin { metrics: process.metrics.clone(), status: Box::new(status) };
     let listener = process.listen(settings, Arc::new(admin))?;
-    log::info!("admin on http://{}", listener.address());
+    log::info!("/healthz, /readyz and /metrics on http://{}", listener.address());
     Ok(listener.address())
 }
 

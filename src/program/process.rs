@@ -134,7 +134,7 @@ impl Process {
                 }
                 default(LOOK_EVERY) => {
                     if let Some(why) = reason_to_restart(self.metrics.abandoned_connections.get()) {
-                        log::warn!("{why}: draining and starting again");
+                        log::warn!("{why}: finishing what is accepted, then restarting");
                         return Ok(Ending::Restart);
                     }
                 }

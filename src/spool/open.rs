@@ -40,7 +40,8 @@ impl fmt::Display for OpenError {
         match self {
             OpenError::Held { path, holder } => write!(
                 formatter,
-                "the spool is held by process {holder} (its lock is `{}`): give each process its own --spool-dir",
+                "Pixel already runs here as process {holder} (it holds `{}`). Stop it, or give this one its own \
+                 --spool-dir, --output, --listen and --admin-listen",
                 path.display()
             ),
             OpenError::Disk { path, error } => {

@@ -11,7 +11,7 @@ use crate::support::client::{Client, get};
 use crate::support::fixtures::Embedded;
 use crate::support::launch::Launch;
 use crate::support::port::free_address;
-use crate::support::program::{LISTENING, Program, STARTING_AGAIN};
+use crate::support::program::{LISTENING, Program, RESTARTING};
 use crate::support::wait::wait_until;
 
 const VISIT: &[u8] = b"GET /track HTTP/1.1\r\nHost: px.example.com\r\n\r\n";
@@ -116,7 +116,7 @@ fn too_many_abandoned_connections_restart_it_and_lose_nothing() -> Outcome {
         drop(crowd(system.address, 40, head));
         system.pixel.log().matches(LISTENING).count() >= 2
     })?;
-    assert!(system.pixel.log().contains(STARTING_AGAIN), "{}", system.pixel.log());
+    assert!(system.pixel.log().contains(RESTARTING), "{}", system.pixel.log());
     load.wait_for(50)?;
     system.output.verify(&load.stop())?;
     assert!(system.pixel.runs(), "it is the same process");

@@ -11,7 +11,7 @@ use crate::support::chance::Chance;
 use crate::support::client::get;
 use crate::support::edge::Edge;
 use crate::support::fixtures::{Embedded, Services};
-use crate::support::program::STARTING_AGAIN;
+use crate::support::program::RESTARTING;
 
 const SEED: u64 = 0x5eed_0f71;
 const HEADS: u64 = 330;
@@ -208,7 +208,7 @@ fn after_each_hostile_head_a_visit_is_answered_and_recorded() -> Outcome {
     let visits = attack(system.address)?;
     system.output.has_each_once(&visits)?;
     let log = system.pixel.log();
-    assert!(system.pixel.runs() && !log.contains(STARTING_AGAIN), "{log}");
+    assert!(system.pixel.runs() && !log.contains(RESTARTING), "{log}");
     system.stop_and_audit()
 }
 
@@ -224,7 +224,7 @@ fn through_the_edge_no_hostile_head_costs_pixel_http_anything() -> Outcome {
     for name in ["pixel_http_abandoned_connections_total", "pixel_http_stalled_connections_total"] {
         assert_eq!(admin.metric(name)?, 0.0, "{name}");
     }
-    assert!(http.runs() && !http.log().contains(STARTING_AGAIN), "{}", http.log());
+    assert!(http.runs() && !http.log().contains(RESTARTING), "{}", http.log());
     http.stop()?;
     storage.stop()
 }

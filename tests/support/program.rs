@@ -23,13 +23,13 @@ pub static SHOWS_LOGS: AtomicBool = AtomicBool::new(true);
 /// The public listener is there; its address follows.
 pub const LISTENING: &str = "listening on http://";
 /// The admin listener is there; its address follows.
-pub const ADMIN: &str = "admin on http://";
+pub const ADMIN: &str = "/healthz, /readyz and /metrics on http://";
 /// The storage service takes messages.
 pub const CONSUMING: &str = "consuming ";
 /// Another storage service does.
 pub const STANDING_BY: &str = "standing by";
 /// The process starts itself again.
-pub const STARTING_AGAIN: &str = "starting again";
+pub const RESTARTING: &str = "then restarting";
 /// The broker does not know the user or the password.
 pub const REFUSED_LOGIN: &str = "refused the login";
 
