@@ -5,7 +5,7 @@ import shutil
 import time
 
 from contenders import (
-    CONTENDERS, AxumLapin, Bare, BareUnstarved, Nginx, Pixel, PixelBrokered, PixelCollecting,
+    CONTENDERS, AxumLapin, BareUnstarved, Nginx, Pixel, PixelBrokered, PixelCollecting,
 )
 from load import Hey, Wrk, answer
 from stage import BenchError, say, wait_until
