@@ -20,8 +20,8 @@ fuzz_target!(|data: &[u8]| {
         path: value(),
         query: value(),
         accept_language: value(),
-        dnt: data.len() % 2 == 0,
-        gpc: data.len() % 3 == 0,
+        dnt: data.len().is_multiple_of(2),
+        gpc: data.len().is_multiple_of(3),
     };
     let numbered = Numbered { visit: &visit, number: Some((Uuid::nil(), 1)) };
     let line = |format: LineFormat| {
