@@ -1,18 +1,24 @@
-# make run    starts Pixel on this machine; nothing but a Rust toolchain is needed
-# make test   proves it, a real RabbitMQ included
-# make check  formatting, lints, documentation and tests: the whole gate
-# make up     starts the whole system in containers; down, logs, ps
-# make bench  measures it beside what people would use instead
-# make chaos  runs it under random faults for MINUTES
-# make test-compose  proves the containers; installs a Docker engine where it may
+# The `##` texts are the only list of targets there is; `make help` prints them.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+# One part after another, also with -j: the cheap ones fail first, and cargo and apt-get take locks.
+.NOTPARALLEL:
+# The linters that tests/require-tools brings go before those of the machine.
+TOOLS := PATH="$(CURDIR)/target/lint/bin:$$PATH"
+# Built into the folder of everything else, the fuzz targets share most crates with the tests.
+FUZZ := --manifest-path fuzz/Cargo.toml --target-dir "$${CARGO_TARGET_DIR:-target}"
 
 help: ## Show this list
-	@sed -n 's/^# make/make/p' Makefile
+	@awk -F ':.*## ' ' \
+	  FNR == 1 && NR > 1 { lines++ } \
+	  /^[a-z-]+:.*## / { target[++lines] = $$1; text[lines] = $$2; \
+	    if (length($$1) > width) width = length($$1) } \
+	  END { for (i = 1; i <= lines; i++) \
+	    if (target[i]) printf "make %-" width "s  %s\n", target[i], text[i]; else print "" }' \
+	  $(MAKEFILE_LIST)
 
-run: ## Build Pixel and start it
+run: ## Build Pixel and start it on this machine
 	@cargo build --release --locked --bin pixel
 	@echo
 	@echo '  try    curl -i http://127.0.0.1:8080/track'
@@ -21,19 +27,49 @@ run: ## Build Pixel and start it
 	@echo
 	@exec target/release/pixel
 
-test: ## Run every test
-	@tests/require-packages
+check: static test test-compose ## Run the whole gate: static, test and test-compose, about 20 minutes
+	@echo 'make check: everything passed'
+
+static: format-check scripts lint-deploy lint docs fuzz-build ## Run every check that starts nothing
+
+format-check: ## Check that rustfmt has nothing to change
+	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+
+scripts: ## Check every shell script and Python file
+	@tests/require-packages lint
+	@tests/require-tools
+	@$(TOOLS) tests/check-scripts
+
+lint: ## Check the Rust code with clippy, warnings denied
+	@tests/require-packages build
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked $(FUZZ) -- -D warnings
+
+docs: ## Build the documentation of the code, warnings denied
+	@tests/require-packages build
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+fuzz-build: ## Build the fuzz targets
+	@tests/require-packages build
+	cargo build --locked $(FUZZ)
+
+test: ## Run every test, with a real RabbitMQ and two minutes of random faults
+	@tests/require-packages build test
 	cargo test --locked
 
-check: lint test ## Run the whole gate
+# Not part of the gate: rustup has to fetch that toolchain.
+minimum-rust: ## Compile everything with the oldest Rust that Cargo.toml allows
+	@tests/require-packages build
+	version=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
+	  && rustup toolchain install "$$version" --profile minimal \
+	  && cargo "+$$version" check --locked --all-targets
 
-lint: ## Formatting, lints, documentation
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+packages: ## Install Debian's packages that the checks need; as root they do it themselves
+	@tests/require-packages
 
 include deploy/compose.mk
 include bench/bench.mk
 include tests/chaos.mk
 
-.PHONY: help run test check lint
+.PHONY: help run check static format-check scripts lint docs fuzz-build test minimum-rust packages

@@ -2,8 +2,8 @@
 
 .PHONY: bench bench-quick
 
-bench: ## Measure everything, write docs/BENCHMARKS.md (about half an hour; FULL=1 for ten million visits)
+bench: ## Measure Pixel beside its alternatives for docs/BENCHMARKS.md: half an hour; FULL=1 for 10 million visits
 	python3 bench/run.py
 
-bench-quick: ## A small run of the same code, about 3 minutes, writes no document
+bench-quick: ## Measure a little with the same code, in 3 minutes, and write no document
 	python3 bench/run.py --quick

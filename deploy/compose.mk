@@ -2,20 +2,22 @@
 
 .PHONY: up down logs ps test-compose lint-deploy
 
-up: ## build and start the whole system in containers, and wait until it is healthy
+up: ## Build and start the system in containers, and wait until it is healthy
 	@deploy/up.sh
 
-down: ## stop it; spools, queue, visits and certificates stay
+down: ## Stop the containers; spools, queue, visits and certificates stay
 	@deploy/compose.sh down
 
-logs: ## follow its log
+logs: ## Follow the containers' log
 	@deploy/compose.sh logs --follow --tail=100
 
-ps: ## its containers
+ps: ## List the containers
 	@deploy/compose.sh ps
 
-test-compose: ## run the whole system in containers for real: load, kills, restarts, scale, cluster
+test-compose: ## Run the system in containers under load, with kills, restarts, scaling and a cluster
 	@tests/compose/run.sh
 
-lint-deploy: ## check Dockerfile, Compose files, Caddyfile, workflows and shell scripts
-	@deploy/lint.sh
+lint-deploy: ## Check Dockerfile, Compose files, Caddyfile and workflows
+	@tests/require-packages lint
+	@tests/require-tools
+	@$(TOOLS) deploy/lint.sh

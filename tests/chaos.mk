@@ -1,6 +1,5 @@
-# make chaos  MINUTES=5 MODE=all|embedded|brokered|cluster SEED=… (the seed of a run repeats its faults)
-chaos: ## Run everything under random faults
-	@tests/require-packages
+chaos: ## Run under random faults: MINUTES=5, MODE=all|embedded|brokered|cluster, SEED=n to repeat a run
+	@tests/require-packages build test
 	MINUTES=$${MINUTES:-5} MODE=$${MODE:-all} cargo test --locked --test chaos
 
 .PHONY: chaos
