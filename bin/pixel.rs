@@ -2,17 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
-use pixel::disk::sibling;
-use pixel::output::read_ledger;
+use clap::{ArgMatches, Command};
 use pixel::program::options::{
     ADMIN, ADMIN_LISTEN, Given, HTTP, HttpSettings, LOGS, OUTPUTS, OutputSettings, SPOOL, SpoolSettings,
     admin_listener, log_filter, with_settings,
 };
 use pixel::program::{
-    Embedded, Failure, PATIENCE, Process, Writer, exit, healthcheck, listen, listen_for_operators, open_spool,
+    Embedded, Failure, PATIENCE, Process, Writer, audit, exit, healthcheck, listen, listen_for_operators,
+    open_spool, with_audit_arguments,
 };
-use pixel::record::{Audit, SpoolInbox};
+use pixel::record::SpoolInbox;
 
 /// tiny_http allocates some thirty times a request, and another thread frees it. With glibc's allocator a
 /// visit costs 6 % more processor time (fifty rounds in turns), with mimalloc and snmalloc still more.
@@ -21,20 +20,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn command() -> Command {
     let all: &[_] = &[HTTP, SPOOL, OUTPUTS, ADMIN, LOGS];
-    let json = Arg::new("json").long("json").action(ArgAction::SetTrue);
     let command = Command::new("pixel")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A tracking pixel that writes every visit exactly once: GET /track, answered with a transparent GIF")
         .args_conflicts_with_subcommands(true)
         .subcommand(with_settings(Command::new("run").about("Take visits and write them; what plain `pixel` does"), all))
-        .subcommand(
-            with_settings(Command::new("audit"), &[OUTPUTS])
-                .about(
-                    "Read the ledger beside the output and print what was written of each producer's visits, with the \
-                     gaps between its first and its last and the duplicates that were dropped; exit status 1 on a gap",
-                )
-                .arg(json.help("One JSON object, for machines")),
-        )
+        .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -82,23 +73,4 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     public.close(PATIENCE);
     spool.drain(PATIENCE);
     process.end(ending)
-}
-
-#[expect(clippy::print_stdout, reason = "the report is what it is asked for")]
-fn audit(matches: &ArgMatches) -> Result<(), Failure> {
-    let mut given = Given::new(matches);
-    let output = OutputSettings::read(&mut given);
-    given.refuse_bad()?;
-    let ledger = sibling(&output.path, "ledger");
-    let written = read_ledger(&ledger).map_err(|error| {
-        Failure::Settings(format!("failed to read the ledger `{}`: {error}", ledger.display()))
-    })?;
-    let audit = Audit::of(&written);
-    if matches.get_flag("json") {
-        let object = serde_json::to_string(&audit).map_err(|error| error.to_string())?;
-        println!("{object}");
-    } else {
-        print!("{audit}");
-    }
-    if audit.missing > 0 { Err(Failure::Reported) } else { Ok(()) }
 }

@@ -9,7 +9,9 @@ use pixel::program::options::{
     BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, STORAGE_ADMIN, STORAGE_ADMIN_LISTEN,
     admin_listener, log_filter, with_settings,
 };
-use pixel::program::{Failure, Process, Storage, Writer, exit, healthcheck, listen_for_operators};
+use pixel::program::{
+    Failure, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators, with_audit_arguments,
+};
 
 /// As in `pixel`, which says why.
 #[global_allocator]
@@ -20,6 +22,7 @@ fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Consumes visits from RabbitMQ and appends each to a file, exactly once")
         .args_conflicts_with_subcommands(true)
+        .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[STORAGE_ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -30,6 +33,7 @@ fn command() -> Command {
 fn main() -> ExitCode {
     let given = command().get_matches();
     match given.subcommand() {
+        Some(("audit", given)) => exit("pixel-storage audit", audit(given)),
         Some((_, given)) => healthcheck("pixel-storage", given, &STORAGE_ADMIN_LISTEN),
         None => exit("pixel-storage", run(&given)),
     }

@@ -2,6 +2,9 @@
 
 #[cfg(test)]
 pub mod fake;
+#[cfg(test)]
+pub(crate) mod fake_folder;
+pub mod folder;
 pub mod journal;
 
 use std::fs::{File, Metadata, OpenOptions};

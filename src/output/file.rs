@@ -1,188 +1,407 @@
 //! The output file: appended to in whole batches by one process at a time, whatever else happens to it.
 //!
-//! It may be renamed, removed, truncated or written to by others; the path is looked at before each
-//! append and a few times a second. From the beginning of a batch until it is committed an flock on the
-//! file keeps cooperating readers out, so that they see whole, committed batches. It also keeps a
-//! successor waiting, should somebody remove the lock file while its holder is paused within a batch.
+//! It may be renamed, removed, truncated or written to by others; its name is looked at before each batch and a few
+//! times a second. From the first byte of a batch until the ledger knows of it, an flock on the file keeps
+//! cooperating programs out, so that they see whole, committed batches. It also keeps a successor waiting, should
+//! somebody remove the lock file while its holder is paused within a batch.
+//!
+//! Pixel only ever appends. [`batch`](super::batch) goes on where a failure stopped it, and what a crash left behind
+//! the ledger's mark is recognised by [`claims`](super::claims).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use super::batch::Batch;
+use super::claims::Claims;
+use super::lock::Right;
+use crate::disk::folder::{Folder, GrowingFile, Identity};
+use crate::record::{
+    Appended, Entry, FileChange, Lines, Mark, OpenClaims, TAIL_BYTES, VisitLog, VisitLogError, Written,
+};
+use crate::visit::lines::LineFormat;
 
-use super::lock::{OutputLock, lock_out_others, unlock};
-use super::tail::Tail;
-use crate::disk::{DiskFile, folder_of, identity, private_file, sibling, sync_folder};
-use crate::record::Mark;
-use crate::record::{VisitLog, VisitLogError};
+/// How long somebody may keep the output locked before that counts as a failure.
+const READER_MAX: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(5) };
+const POLL: Duration = Duration::from_millis(1);
+/// How many starts that wrote something a claim is kept for that nobody makes.
+const IDLE_STARTS_MAX: u32 = 2;
 
-/// How much of a file is in memory while it is copied.
-const PIECE_BYTES: usize = 1 << 20;
-
-/// The output file and the lock that makes it this process's.
+/// The output file and the right that makes it this process's.
 pub struct OutputFile {
-    path: PathBuf,
-    lock: OutputLock,
+    folder: Box<dyn Folder>,
+    name: OsString,
+    right: Box<dyn Right>,
     // Set by SIGHUP.
     reopen: Arc<AtomicBool>,
-    // The ledger's last mark, until the first opening has compared it with the file.
-    committed: Option<Mark>,
+    format: LineFormat,
     open: Option<Open>,
+    // `None` until the first batch has compared the file with the ledger.
+    claims: Option<Claims>,
+    batch: Option<Batch>,
+    // What `append` returned, until the ledger knows of it.
+    appended: Option<Appended>,
 }
 
+/// The file that has the output's name, or had it when a batch was begun.
 struct Open {
-    tail: Tail,
-    // The same open file description as the tail's, for its flock.
-    locked: File,
-    identity: (u64, u64),
-}
-
-impl Open {
-    fn mark(&self, length: u64) -> Mark {
-        let (device, inode) = self.identity;
-        Mark { device, inode, length }
-    }
+    file: Arc<dyn GrowingFile>,
+    identity: Identity,
+    // The ledger's number for it, once it was compared.
+    id: Option<u64>,
 }
 
 impl OutputFile {
-    /// The output at `path`, last committed at `committed`. It is opened by the first `retract`.
-    pub fn new(path: &Path, lock: OutputLock, committed: Option<Mark>, reopen: Arc<AtomicBool>) -> Self {
-        OutputFile { path: path.into(), lock, reopen, committed, open: None }
+    /// The output called `name` in `folder`, whose lines are of `format`. `reopen` has it look at the name again.
+    pub fn new(
+        folder: Box<dyn Folder>,
+        name: &OsStr,
+        right: Box<dyn Right>,
+        format: LineFormat,
+        reopen: Arc<AtomicBool>,
+    ) -> Self {
+        let name = name.to_os_string();
+        OutputFile {
+            folder,
+            name,
+            right,
+            reopen,
+            format,
+            open: None,
+            claims: None,
+            batch: None,
+            appended: None,
+        }
     }
 
-    fn failed(&self) -> impl Fn(io::Error) -> VisitLogError + use<> {
-        let path = self.path.display().to_string();
-        move |error| VisitLogError::Failed { path: path.clone(), error }
+    fn failed(&self, error: io::Error) -> VisitLogError {
+        VisitLogError::Failed { path: self.folder.path(&self.name).display().to_string(), error }
     }
 
-    /// Opens the file that the path names by now, if it is another than the one that is open.
-    fn refresh(&mut self) -> io::Result<()> {
-        let asked = self.reopen.swap(false, Ordering::Relaxed);
-        let named = fs::metadata(&self.path).map(|named| identity(&named)).ok();
-        let same = self.open.as_ref().map(|open| open.identity) == named && named.is_some();
-        if same && !asked {
-            return Ok(());
+    /// Opens the file that has the name by now, if it is another than the one that is open. Returns the ledger's number
+    /// and the identity of that one.
+    fn follow_name(&mut self) -> io::Result<Option<(u64, Identity)>> {
+        let named = self.folder.identity(&self.name)?;
+        let is_same = named.is_some() && self.open.as_ref().map(|open| open.identity) == named;
+        self.reopen.store(false, Ordering::Relaxed);
+        if is_same {
+            return Ok(None);
         }
-        self.open = None;
-        let file = private_file().read(true).append(true).open(&self.path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        let file = self.folder.open(&self.name, true)?;
+        self.folder.sync()?;
+        let (identity, length) = (file.identity()?, file.len()?);
+        let path = self.folder.path(&self.name);
+        match length {
+            0 => log::info!("opened `{}` (new)", path.display()),
+            _ => log::info!("opened `{}` (existing, {length} bytes)", path.display()),
         }
-        sync_folder(folder_of(&self.path))?;
-        if let Some(mark) = self.committed {
-            self.cut_unacknowledged(&file, &metadata, mark)?;
-            self.committed = None;
-        } else if !same {
-            log::info!("writing to a new file at `{}`", self.path.display());
-        }
-        let locked = file.try_clone()?;
-        self.open = Some(Open { tail: Tail::new(Box::new(file)), locked, identity: identity(&metadata) });
-        Ok(())
+        let before = self.open.replace(Open { file, identity, id: None });
+        Ok(before.and_then(|before| Some((before.id?, before.identity))))
     }
 
-    /// Cuts off what stands behind the committed length: it was never acknowledged, and will be
-    /// delivered again. The file that the mark names may have been renamed since.
-    fn cut_unacknowledged(&self, file: &File, metadata: &fs::Metadata, mark: Mark) -> io::Result<()> {
-        // The device's number may be another one after a restart of the machine or the container.
-        if metadata.ino() == mark.inode {
-            return cut_behind(file, &self.path, mark.length);
-        }
-        for entry in fs::read_dir(folder_of(&self.path))? {
-            let path = entry?.path();
-            let is_marked = |metadata: &fs::Metadata| metadata.ino() == mark.inode && metadata.is_file();
-            if fs::metadata(&path).is_ok_and(|metadata| is_marked(&metadata)) {
-                return cut_behind(
-                    &OpenOptions::new().read(true).write(true).open(&path)?,
-                    &path,
-                    mark.length,
-                );
+    /// Locks the file that has the name, against everybody else. Whoever had it locked may have renamed or removed it
+    /// meanwhile, so the name is compared once the lock is held. Returns what the name was before, if it changed.
+    fn lock(&mut self) -> Result<Option<(u64, Identity)>, VisitLogError> {
+        let until = Instant::now() + READER_MAX;
+        let mut renamed = None;
+        loop {
+            renamed = self.follow_name().map_err(|error| self.failed(error))?.or(renamed);
+            let open = self.open.as_ref().expect("it was just opened");
+            if !open.file.try_lock().map_err(|error| self.failed(error))? {
+                if Instant::now() >= until {
+                    let holder = open.file.locked_by().unwrap_or_else(|| "another process".into());
+                    let text = format!("{holder} keeps it locked (flock)");
+                    return Err(self.failed(io::Error::new(io::ErrorKind::WouldBlock, text)));
+                }
+                std::thread::sleep(POLL);
+                continue;
+            }
+            let checked = self
+                .right
+                .check()
+                .and_then(|()| self.folder.identity(&self.name).map_err(|error| self.failed(error)));
+            match checked {
+                Ok(named) if named == Some(open.identity) => return Ok(renamed),
+                Ok(_) => open.file.unlock(),
+                Err(error) => {
+                    open.file.unlock();
+                    return Err(error);
+                }
             }
         }
-        Ok(())
+    }
+
+    /// Compares the file that is locked with what the ledger knows; returns what the ledger has to be told.
+    fn compare(&mut self, written: &Written, renamed: Option<(u64, Identity)>) -> io::Result<Option<Entry>> {
+        let marked = self.marked(written)?;
+        let mut entry = Entry::default();
+        if self.claims.is_none() {
+            self.claims = Some(self.read_claims(written, marked.as_ref())?);
+        }
+        entry.claims = self.claims.as_ref().map(Claims::open).filter(|open| open != written.claims());
+        entry.began_late = self.begins_late(written)?;
+        let open = self.open.as_mut().expect("it is locked");
+        let is_marked = match &marked {
+            // Nothing was ever written to it, and it may be another file's name by now.
+            Some(mark) if mark.length == 0 => open.id.is_none_or(|id| id == mark.file),
+            Some(mark) => recognises(&*open.file, mark)? && open.id.is_none_or(|id| id == mark.file),
+            None => false,
+        };
+        let id = match &marked {
+            Some(mark) if is_marked => mark.file,
+            _ => written.mark().map_or(1, |mark| mark.file + 1),
+        };
+        open.id = Some(id);
+        let end = open.file.len()?;
+        let fragment = self.claims.as_ref().and_then(|claims| claims.fragment_start(&open.file, end));
+        let mark = mark_of(&*open.file, id, &self.name, self.format, fragment.unwrap_or(end))?;
+        if let Some((file, identity)) = renamed.filter(|(file, _)| *file != id) {
+            let name = self.name_of(identity)?;
+            entry.files.extend(name.map(|name| FileChange {
+                file,
+                name: Some(name),
+                ..FileChange::default()
+            }));
+        }
+        if written.mark() != Some(&mark) {
+            entry.mark = Some(mark);
+        }
+        Ok((entry != Entry::default()).then_some(entry))
+    }
+
+    /// The ledger's mark, in the format of today.
+    fn marked(&self, written: &Written) -> io::Result<Option<Mark>> {
+        let Some(by_inode) = written.mark_by_inode() else { return Ok(written.mark().cloned()) };
+        for (name, file) in self.candidates(by_inode.length > 0)? {
+            let (_, inode) = file.identity()?;
+            if inode == by_inode.inode && file.len()? >= by_inode.length {
+                return mark_of(&*file, 1, &name, self.format, by_inode.length).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads what crashes left: behind the mark, and what earlier starts noted.
+    fn read_claims(&self, written: &Written, marked: Option<&Mark>) -> io::Result<Claims> {
+        let mut noted: Vec<OpenClaims> = written.claims().to_vec();
+        noted.retain(|claims| claims.idle_starts < IDLE_STARTS_MAX);
+        if let Some(mark) = marked
+            && let Some(file) = self.find(mark)?
+        {
+            let end = file.len()?;
+            if end > mark.length {
+                noted.push(OpenClaims { mark: mark.clone(), end, used: Default::default(), idle_starts: 0 });
+            }
+        }
+        let mut claims = Claims::default();
+        for one in noted {
+            if let Some(file) = self.find(&one.mark)? {
+                claims.read(file, one)?;
+            }
+        }
+        Ok(claims)
+    }
+
+    /// The file that a mark is of: known by its content, at the output's name or beside it.
+    fn find(&self, mark: &Mark) -> io::Result<Option<Arc<dyn GrowingFile>>> {
+        for (_, file) in self.candidates(mark.length > 0)? {
+            if recognises(&*file, mark)? {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The file that is open, and others whose names begin as the output's where `beside` says so.
+    fn candidates(&self, beside: bool) -> io::Result<Vec<(OsString, Arc<dyn GrowingFile>)>> {
+        let open = self.open.as_ref().expect("it is locked");
+        let mut candidates = vec![(self.name.clone(), open.file.clone())];
+        if beside {
+            for name in self.siblings()? {
+                // One that cannot be opened, or is no regular file, was not written by Pixel, or cannot be any more.
+                candidates.extend(self.folder.open(&name, false).ok().map(|file| (name, file)));
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// What is beside the output and begins with its name, but for what is Pixel's own.
+    fn siblings(&self) -> io::Result<Vec<OsString>> {
+        let own = |suffix: &str| {
+            let mut name = self.name.clone();
+            name.push(suffix);
+            name
+        };
+        let (lock, ledger) = (own(".lock"), own(".ledger"));
+        let begins =
+            |name: &OsString, with: &OsStr| name.as_encoded_bytes().starts_with(with.as_encoded_bytes());
+        let mut names = self.folder.names()?;
+        names.retain(|name| {
+            *name != self.name && *name != lock && begins(name, &self.name) && !begins(name, &ledger)
+        });
+        names.sort();
+        Ok(names)
+    }
+
+    /// The name that a file has by now, where it is beside the output.
+    fn name_of(&self, identity: Identity) -> io::Result<Option<String>> {
+        for name in self.siblings()? {
+            if self.folder.identity(&name)? == Some(identity) {
+                return Ok(Some(name.to_string_lossy().into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the output had been written before its ledger began.
+    fn begins_late(&self, written: &Written) -> io::Result<bool> {
+        if written.began_late() || written.mark().is_some() {
+            return Ok(false);
+        }
+        let open = self.open.as_ref().expect("it is locked");
+        Ok(!written.spools().is_empty() || open.file.len()? > 0 || !self.siblings()?.is_empty())
+    }
+
+    fn unlock(&self) {
+        if let Some(open) = &self.open {
+            open.file.unlock();
+        }
+    }
+
+    /// Goes on with a batch: whether its file is there still. A batch whose file is gone is begun anew in the next.
+    fn goes_on(&mut self) -> io::Result<bool> {
+        let (Some(open), Some(batch)) = (&self.open, &mut self.batch) else { return Ok(false) };
+        if open.file.links()? > 0 {
+            return Ok(true);
+        }
+        batch.begin_anew();
+        self.appended = None;
+        open.file.unlock();
+        Ok(false)
+    }
+
+    fn write(&mut self, lines: &Lines, as_claimed: &[Lines]) -> io::Result<Appended> {
+        let open = self.open.as_ref().expect("it is locked");
+        let claims = self.claims.as_mut().expect("it was compared");
+        let batch = match &mut self.batch {
+            Some(batch) => batch,
+            none => none.insert(Batch::new(lines, as_claimed, claims, &open.file)?),
+        };
+        if !batch.stands_in(&*open.file, lines)? {
+            log::warn!("`{}` was cut off while it was written to", self.folder.path(&self.name).display());
+            batch.begin_anew();
+        }
+        batch.append(&*open.file, lines)?;
+        batch.write_again(&*open.file, claims, lines)?;
+        let mut files: Vec<&Arc<dyn GrowingFile>> = vec![&open.file];
+        for place in batch.places() {
+            let file = &claims.file(place).file;
+            if !files.iter().any(|known| Arc::ptr_eq(known, file)) {
+                files.push(file);
+            }
+        }
+        let synced = files.iter().try_for_each(|file| file.sync());
+        batch.synced(synced.is_ok());
+        synced?;
+        // One without a name is lost, however durable.
+        let mut gone = Vec::new();
+        for file in &files {
+            if file.links()? == 0 {
+                gone.push((*file).clone());
+            }
+        }
+        if !gone.is_empty() {
+            batch.unclaim(|place| gone.iter().any(|gone| Arc::ptr_eq(gone, &claims.file(place).file)));
+            if gone.iter().any(|gone| Arc::ptr_eq(gone, &open.file)) {
+                batch.begin_anew();
+            }
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it was removed while it was written to"));
+        }
+        let id = open.id.expect("it was compared");
+        let placed = batch.placed(id, claims, lines);
+        let end = match batch.end() {
+            Some(end) => end,
+            None => open.file.len()?,
+        };
+        let mark = mark_of(&*open.file, id, &self.name, self.format, end)?;
+        let has_changed = claims.use_up(batch.places()) || batch.has_claimed();
+        Ok(Appended { mark, placed, claims: has_changed.then(|| claims.open()) })
     }
 }
 
 impl VisitLog for OutputFile {
     fn check(&self) -> Result<(), VisitLogError> {
-        self.lock.check()
+        self.right.check()
     }
 
-    fn begin(&mut self) -> Result<Mark, VisitLogError> {
-        let failed = self.failed();
-        let open = self.open.as_mut().ok_or_else(|| failed(io::Error::from(io::ErrorKind::NotFound)))?;
-        lock_out_others(&open.locked).map_err(&failed)?;
-        // Only now: until then a successor may have begun.
-        self.lock.check()?;
-        Ok(open.mark(open.tail.len().map_err(&failed)?))
+    fn refresh(&mut self) -> Result<(), VisitLogError> {
+        self.right.check()?;
+        if self.batch.is_some() {
+            return Ok(());
+        }
+        self.follow_name().map(|_| ()).map_err(|error| self.failed(error))
     }
 
-    fn append(&mut self, lines: &[u8]) -> Result<Mark, VisitLogError> {
-        let failed = self.failed();
-        let open = self.open.as_mut().ok_or_else(|| failed(io::Error::from(io::ErrorKind::NotFound)))?;
-        let length = open.tail.append(lines).map_err(&failed)?;
-        Ok(open.mark(length))
+    fn begin(&mut self, written: &Written) -> Result<Option<Entry>, VisitLogError> {
+        if self.goes_on().map_err(|error| self.failed(error))? {
+            return self.right.check().map(|()| None);
+        }
+        let renamed = self.lock()?;
+        self.compare(written, renamed).map_err(|error| {
+            self.unlock();
+            self.failed(error)
+        })
+    }
+
+    fn claims_formats(&self) -> Vec<LineFormat> {
+        self.claims.as_ref().map(Claims::formats).unwrap_or_default()
+    }
+
+    fn append(&mut self, lines: &Lines, as_claimed: &[Lines]) -> Result<Appended, VisitLogError> {
+        if let Some(appended) = &self.appended {
+            return Ok(appended.clone());
+        }
+        match self.write(lines, as_claimed) {
+            Ok(appended) => Ok(self.appended.insert(appended).clone()),
+            Err(error) => {
+                if self.batch.as_ref().is_none_or(Batch::is_untouched) {
+                    // Nothing is written yet: whoever waits for the file may be about to make room.
+                    self.settle();
+                }
+                Err(self.failed(error))
+            }
+        }
     }
 
     fn settle(&mut self) {
-        if let Some(open) = &mut self.open {
-            open.tail.settle();
-            unlock(&open.locked);
-        }
-    }
-
-    fn retract(&mut self) -> Result<(), VisitLogError> {
-        self.lock.check()?;
-        let failed = self.failed();
-        if let Some(open) = &mut self.open {
-            open.tail.retract().map_err(&failed)?;
-            unlock(&open.locked);
-        }
-        self.refresh().map_err(&failed)
+        self.appended = None;
+        self.batch = None;
+        self.unlock();
     }
 }
 
-/// Moves what stands behind `length` to a file of its own beside, and cuts it off.
-fn cut_behind(file: &File, path: &Path, length: u64) -> io::Result<()> {
-    let behind = file.metadata()?.len().saturating_sub(length);
-    if behind == 0 {
-        return Ok(());
-    }
-    let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%.fZ").to_string();
-    let kept_path = sibling(path, &format!("unacknowledged-{time}"));
-    let kept = private_file().write(true).create_new(true).open(&kept_path)?;
-    if let Err(error) = copy_behind(file, length, &kept).and_then(|()| kept.sync_all()) {
-        // The next try makes another.
-        let _ = fs::remove_file(&kept_path);
-        return Err(error);
-    }
-    sync_folder(folder_of(path))?;
-    file.set_len(length)?;
-    file.sync_data()?;
-    log::info!(
-        "{behind} bytes at the end of `{}` were never acknowledged: moved to `{}`, their visits come again",
-        path.display(),
-        kept_path.display()
-    );
-    Ok(())
+/// Whether `file` is the one that was marked: it is long enough, and the bytes before the mark are the same.
+fn recognises(file: &dyn GrowingFile, mark: &Mark) -> io::Result<bool> {
+    Ok(file.len()? >= mark.length && tail(file, mark.length)? == Some(mark.tail))
 }
 
-/// Copies what stands behind `from`, in pieces: others may have appended any amount.
-fn copy_behind(file: &File, mut from: u64, mut copy: &File) -> io::Result<()> {
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        match DiskFile::read_at(file, &mut piece, from) {
-            Ok(0) => return Ok(()),
-            Ok(read) => {
-                copy.write_all(&piece[..read])?;
-                from += read as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+fn mark_of(
+    file: &dyn GrowingFile,
+    id: u64,
+    name: &OsStr,
+    format: LineFormat,
+    length: u64,
+) -> io::Result<Mark> {
+    let tail = tail(file, length)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(Mark { file: id, name: name.to_string_lossy().into_owned(), length, tail, format })
+}
+
+/// The checksum of the bytes before `end`; `None` where the file ends before.
+fn tail(file: &dyn GrowingFile, end: u64) -> io::Result<Option<u32>> {
+    let mut bytes = vec![0; end.min(TAIL_BYTES) as usize];
+    let start = end - bytes.len() as u64;
+    let is_there = file.read_whole(&mut bytes, start)?;
+    Ok(is_there.then(|| crc32fast::hash(&bytes)))
 }

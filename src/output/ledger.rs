@@ -1,89 +1,89 @@
 //! The ledger on disk: a journal beside the output, an entry for each batch.
 //!
-//! It is read into memory at start, and written anew as one entry when it has grown. Nothing but the
-//! holder of the output's lock writes it; `pixel audit` reads it while it is in use.
+//! It is read into memory at start and written anew then, as one entry: so whatever a failed sync of an earlier
+//! process left in memory alone is on disk before it is believed, and a ledger never grows with the number of starts.
+//! It is written anew, too, when it is four times as long as its state and 1 MiB more. Nothing but the holder of the
+//! output's lock writes it; `pixel audit` reads it while it is in use.
+//!
+//! The records of files to which nothing is added any more are moved to `<ledger>.files`, which only grows.
+//!
+//! # Format 2
+//!
+//! The first record is the JSON string [`FORMAT`], which an earlier Pixel refuses as no entry of its own, and changes
+//! nothing. Each further record is an [`Entry`]. A ledger of format 1 begins with an entry; it is read, and written
+//! anew in format 2.
 
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::time::Duration;
 
-use crate::disk::journal::{Journal, read_record};
-use crate::disk::{DiskFile, folder_of, identity, open_private, private_file, sync_folder};
-use crate::record::{Entry, Written};
-use crate::record::{Ledger, LedgerError};
+use crate::disk::folder::{Folder, Identity, RealFolder};
+use crate::disk::journal::{Journal, find_record, read_record};
+use crate::disk::{DiskFile, folder_of, sibling};
+use crate::record::{Entry, FileRecord, Ledger, LedgerError, Written};
 
-/// It is written anew when it is this much longer than four times its last snapshot, in bytes.
+/// What a ledger of this format begins with.
+const FORMAT: &str = "pixel ledger 2";
+const FORMAT_PREFIX: &str = "pixel ledger ";
+/// What the list of closed files begins with.
+const FILES_FORMAT: &str = "pixel files 1";
+/// It is written anew when it is this much longer than four times its state, in bytes.
 const GROWTH_BYTES: u64 = 1 << 20;
+/// How often, and how long apart, it is looked whether an entry that is not whole is one that is being written.
+const LOOKS: u32 = 10;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The ledger of one output file.
+/// The ledger of one output.
 pub struct LedgerFile {
-    path: PathBuf,
+    folder: Box<dyn Folder>,
+    name: OsString,
     journal: Journal,
     written: Written,
     rewrite_at: u64,
-    // Device and inode of the journal; `None` where it has no name.
-    identity: Option<(u64, u64)>,
+    // Of the journal's file.
+    identity: Identity,
     // The journal's name may still be the old journal's after a power cut.
     name_unsynced: bool,
 }
 
 impl LedgerFile {
-    /// Opens the ledger at `path`, creating it where it is absent.
+    /// Opens the ledger called `name` in `folder`, creating it where it is absent.
     ///
     /// # Errors
-    /// What the system said; `InvalidData` where it is no ledger of this program.
-    pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let open = || {
-            let file = open_private(path)?;
-            let identity = identity(&file.metadata()?);
-            let ledger = Self::over(path.to_path_buf(), Arc::new(file))?;
-            sync_folder(folder_of(path))?;
-            Ok(LedgerFile { identity: Some(identity), ..ledger })
+    /// What the system said; `InvalidData` where it is no ledger that this program can read, or is damaged. Nothing is
+    /// changed then.
+    pub fn open(folder: Box<dyn Folder>, name: &OsStr) -> Result<Self, LedgerError> {
+        let path = folder.path(name).display().to_string();
+        let open = move || {
+            let written = match folder.open_disk(name)? {
+                Some(file) => read_entries(&*file)?.written,
+                None => Written::default(),
+            };
+            let (journal, identity) = write_anew(&*folder, name, &written)?;
+            let rewrite_at = journal.end() * 4 + GROWTH_BYTES;
+            let name = name.to_os_string();
+            let mut ledger =
+                LedgerFile { folder, name, journal, written, rewrite_at, identity, name_unsynced: true };
+            ledger.sync_name()?;
+            ledger.close_files();
+            Ok(ledger)
         };
-        open().map_err(|error| LedgerError { path: path.display().to_string(), error })
-    }
-
-    pub(crate) fn over(path: PathBuf, file: Arc<dyn DiskFile>) -> io::Result<Self> {
-        let (mut written, mut unreadable) = (Written::default(), None);
-        let journal = Journal::open(file, |record| {
-            match serde_json::from_slice::<Entry>(record) {
-                Ok(entry) => written.apply(&entry),
-                Err(error) => unreadable = Some(error),
-            }
-            true
-        })?;
-        match unreadable {
-            Some(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-            None => Ok(LedgerFile {
-                path,
-                rewrite_at: journal.end() * 4 + GROWTH_BYTES,
-                journal,
-                written,
-                identity: None,
-                name_unsynced: false,
-            }),
-        }
+        open().map_err(|error| LedgerError { path, error })
     }
 
     /// Replaces the journal by one that holds the state as one entry.
     fn rewrite(&mut self) -> io::Result<()> {
-        let draft = self.path.with_extension("ledger.new");
-        let file = private_file().read(true).write(true).truncate(true).open(&draft)?;
-        let identity = identity(&file.metadata()?);
-        let mut journal = Journal::create(Arc::new(file));
-        journal.append(&[&bytes(&self.written.snapshot())])?;
-        fs::rename(&draft, &self.path)?;
-        self.rewrite_at = journal.end() * 4 + GROWTH_BYTES;
-        self.journal = journal;
-        self.identity = Some(identity);
+        (self.journal, self.identity) = write_anew(&*self.folder, &self.name, &self.written)?;
+        self.rewrite_at = self.journal.end() * 4 + GROWTH_BYTES;
         self.name_unsynced = true;
         self.sync_name()
     }
 
     fn sync_name(&mut self) -> io::Result<()> {
         if self.name_unsynced {
-            sync_folder(folder_of(&self.path))?;
+            self.folder.sync()?;
             self.name_unsynced = false;
         }
         Ok(())
@@ -92,17 +92,54 @@ impl LedgerFile {
     /// Writes the journal anew where its file was removed or replaced: what is committed to a file without
     /// a name is lost at the next start.
     fn keep_name(&mut self) -> io::Result<()> {
-        let Some(own) = self.identity else { return Ok(()) };
-        match fs::metadata(&self.path) {
-            Ok(named) if identity(&named) == own => return Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => log::warn!("`{}` was removed or replaced: writing it anew", self.path.display()),
+        if self.folder.identity(&self.name)? == Some(self.identity) {
+            return Ok(());
         }
+        log::warn!("`{}` was removed or replaced: writing it anew", self.folder.path(&self.name).display());
         self.rewrite()
     }
 
+    fn append(&mut self, entry: &Entry) -> io::Result<()> {
+        self.sync_name()?;
+        self.journal.append(&[&json(entry)])?;
+        self.written.apply(entry);
+        Ok(())
+    }
+
+    /// Moves the records of files that are written to no more. Where that fails they stay here, and the next commit
+    /// tries again.
+    fn close_files(&mut self) {
+        let closing: Vec<FileRecord> = self.written.files_to_close().into_iter().cloned().collect();
+        if closing.is_empty() {
+            return;
+        }
+        let outcome = self.list_closed(&closing).and_then(|()| {
+            let closed = closing.iter().map(|record| record.id).collect();
+            self.append(&Entry { closed, ..Entry::default() })
+        });
+        if let Err(error) = outcome {
+            log::debug!("failed to close files in `{}`: {error}", self.folder.path(&self.name).display());
+        }
+    }
+
+    /// Appends to the list of closed files. A crash right behind this makes for a record that is there twice: the last
+    /// counts.
+    fn list_closed(&self, closing: &[FileRecord]) -> io::Result<()> {
+        let name = files_name(&self.name);
+        let file = match self.folder.open_disk(&name)? {
+            Some(file) => file,
+            None => self.folder.create(&name)?,
+        };
+        let mut journal = Journal::open(file, |_| true)?;
+        if journal.end() == 0 {
+            journal.append(&[&json(&FILES_FORMAT)])?;
+            self.folder.sync()?;
+        }
+        closing.iter().try_for_each(|record| journal.append(&[&json(record)]))
+    }
+
     fn error(&self, error: io::Error) -> LedgerError {
-        LedgerError { path: self.path.display().to_string(), error }
+        LedgerError { path: self.folder.path(&self.name).display().to_string(), error }
     }
 }
 
@@ -112,14 +149,13 @@ impl Ledger for LedgerFile {
     }
 
     fn commit(&mut self, entry: &Entry) -> Result<(), LedgerError> {
-        let committed = self.sync_name().and_then(|()| self.journal.append(&[&bytes(entry)]));
-        committed.map_err(|error| self.error(error))?;
-        self.written.apply(entry);
+        self.append(entry).map_err(|error| self.error(error))?;
+        self.close_files();
         if self.journal.end() >= self.rewrite_at
             && let Err(error) = self.rewrite()
         {
             // The entry is committed all the same, in the longer journal.
-            log::warn!("failed to shorten `{}`: {error}", self.path.display());
+            log::warn!("failed to shorten `{}`: {error}", self.folder.path(&self.name).display());
             self.rewrite_at = self.journal.end() + GROWTH_BYTES;
         }
         Ok(())
@@ -131,21 +167,137 @@ impl Ledger for LedgerFile {
     }
 }
 
-fn bytes(entry: &Entry) -> Vec<u8> {
-    serde_json::to_vec(entry).expect("an entry has only string keys, and writing to memory cannot fail")
+/// A journal that holds `written` as one entry, under the name `name`; its name is not durable yet.
+fn write_anew(folder: &dyn Folder, name: &OsStr, written: &Written) -> io::Result<(Journal, Identity)> {
+    let mut draft = name.to_os_string();
+    draft.push(".new");
+    let mut journal = Journal::create(folder.create(&draft)?);
+    journal.append(&[&json(&FORMAT)])?;
+    journal.append(&[&json(&written.snapshot())])?;
+    let identity = folder.identity(&draft)?.ok_or(io::ErrorKind::NotFound)?;
+    folder.rename(&draft, name)?;
+    Ok((journal, identity))
 }
 
-/// Reads a ledger that may be in use: everything that is committed by now.
+fn files_name(name: &OsStr) -> OsString {
+    let mut files = name.to_os_string();
+    files.push(".files");
+    files
+}
+
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("it has only string keys, and writing to memory cannot fail")
+}
+
+fn invalid(problem: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}
+
+/// What a journal of entries holds.
+struct Entries {
+    written: Written,
+    /// Where the last whole record ends, in bytes.
+    end: u64,
+}
+
+/// Reads every entry; what follows the last whole one may be an append that was cut short.
+fn read_entries(file: &dyn DiskFile) -> io::Result<Entries> {
+    let (mut written, mut end, mut record) = (Written::default(), 0, Vec::new());
+    while let Some(next) = read_record(file, end, &mut record)? {
+        if end > 0 || !is_header(&record)? {
+            let entry: Entry = serde_json::from_slice(&record)
+                .map_err(|error| invalid(format!("its entry at byte {end} cannot be read: {error}")))?;
+            written.apply(&entry);
+        }
+        end = next;
+    }
+    if find_record(file, end, |_| true)?.is_some() {
+        return Err(invalid(format!("it is damaged at byte {end}, and goes on behind that")));
+    }
+    Ok(Entries { written, end })
+}
+
+/// Whether a ledger's first record says that it is of this format; one of format 1 begins with an entry.
+fn is_header(record: &[u8]) -> io::Result<bool> {
+    match serde_json::from_slice::<String>(record) {
+        Ok(format) if format == FORMAT => Ok(true),
+        Ok(format) if format.starts_with(FORMAT_PREFIX) => Err(invalid(format!(
+            "it is of another format (`{format}`; this Pixel reads `{FORMAT}`): use the Pixel that wrote it, or a newer one"
+        ))),
+        Ok(other) => Err(invalid(format!("it begins with `{other}`"))),
+        Err(_) => Ok(false),
+    }
+}
+
+/// What a ledger says, its closed files included.
+#[derive(Debug)]
+pub struct LedgerContent {
+    /// Its state.
+    pub written: Written,
+    /// The files to which nothing is added any more, oldest first.
+    pub closed: Vec<FileRecord>,
+}
+
+/// Reads the ledger at `path`, which may be in use: everything that is committed by now.
 ///
 /// # Errors
-/// What the system said; `InvalidData` where an entry cannot be read.
-pub fn read(path: &Path) -> io::Result<Written> {
-    let file = File::open(path)?;
-    let (mut written, mut offset, mut record) = (Written::default(), 0, Vec::new());
-    while let Some(next) = read_record(&file, offset, &mut record)? {
-        let entry: Entry = serde_json::from_slice(&record)?;
-        written.apply(&entry);
-        offset = next;
+/// What the system said; `InvalidData` where it is damaged anywhere: a checksum at its end that does not fit counts
+/// as damage, a record that is not all there as one that is being written.
+pub fn read(path: &Path) -> io::Result<LedgerContent> {
+    let mut looks = 0;
+    let written = loop {
+        // Anew each time: it may have been written anew.
+        let file = File::open(path)?;
+        let entries = read_entries(&file)?;
+        if !ends_with_damage(&file, entries.end)? {
+            break entries.written;
+        }
+        looks += 1;
+        if looks == LOOKS {
+            return Err(invalid(format!(
+                "it is damaged at byte {}; if that was a power cut, start Pixel once: it keeps what is whole",
+                entries.end
+            )));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    };
+    let name = sibling(path, "files");
+    let mut closed: Vec<FileRecord> = Vec::new();
+    let folder = RealFolder::new(folder_of(path));
+    if let Some(file) = folder.open_disk(name.file_name().unwrap_or_default())? {
+        let (mut end, mut record) = (0, Vec::new());
+        while let Some(next) = read_record(&*file, end, &mut record)? {
+            if end > 0 {
+                let of =
+                    |error| invalid(format!("`{}` cannot be read at byte {end}: {error}", name.display()));
+                let one: FileRecord = serde_json::from_slice(&record).map_err(of)?;
+                closed.retain(|known| known.id != one.id);
+                closed.push(one);
+            }
+            end = next;
+        }
+        if find_record(&*file, end, |_| true)?.is_some() || ends_with_damage(&*file, end)? {
+            return Err(invalid(format!("`{}` is damaged at byte {end}", name.display())));
+        }
     }
-    Ok(written)
+    closed.retain(|record| !written.files().contains_key(&record.id));
+    Ok(LedgerContent { written, closed })
+}
+
+/// Whether a whole record should stand at `end`, where none does: its length fits the file, its checksum does not.
+fn ends_with_damage(file: &dyn DiskFile, end: u64) -> io::Result<bool> {
+    let mut length = [0; 4];
+    let is_there = crate::disk::read_whole(file, &mut length, end)?;
+    let length = u64::from(u32::from_le_bytes(length));
+    Ok(is_there && length > 0 && end + 8 + length <= file.len()?)
+}
+
+/// Opens the ledger of the output at `path`.
+///
+/// # Errors
+/// As for [`LedgerFile::open`].
+pub fn open_beside(output: &Path) -> Result<LedgerFile, LedgerError> {
+    let path = sibling(output, "ledger");
+    let folder = RealFolder::new(folder_of(&path));
+    LedgerFile::open(Box::new(folder), path.file_name().unwrap_or_default())
 }

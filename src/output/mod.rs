@@ -2,13 +2,16 @@
 //!
 //! [`OutputFile`] and [`LedgerFile`] fill the ports of [`crate::record`] on disk.
 
+mod batch;
+mod claims;
 mod file;
 mod ledger;
 mod lock;
-mod tail;
+#[cfg(test)]
+mod tests;
+mod verify;
 
 pub use self::file::OutputFile;
-pub use self::ledger::{LedgerFile, read as read_ledger};
-pub use self::lock::OutputLock;
-#[cfg(test)]
-pub(crate) use self::tail::Tail;
+pub use self::ledger::{LedgerContent, LedgerFile, open_beside as open_ledger, read as read_ledger};
+pub use self::lock::{OutputLock, Right, Waiting};
+pub use self::verify::{FileAudit, Verdict, bytes_to_read, verify};

@@ -1,6 +1,7 @@
 //! What composes the stations into programs: options, the process with its parts and its end, and the pieces
 //! that more than one program plugs in.
 
+mod audit;
 pub mod options;
 mod process;
 mod status;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+pub use self::audit::{audit, with_arguments as with_audit_arguments};
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
 pub use self::status::{Collector, Embedded, Storage};
 pub use self::writer::Writer;

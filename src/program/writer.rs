@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 use super::options::OutputSettings;
 use super::process::Process;
 use crate::connect::Backoff;
-use crate::disk::sibling;
+use crate::disk::folder::RealFolder;
+use crate::disk::{folder_of, sibling};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
-use crate::output::{LedgerFile, OutputFile, OutputLock};
-use crate::record::{Ledger, RecordError, Recorder};
+use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
+use crate::record::{RecordError, Recorder};
 use crate::stop::Stop;
 
 /// Writes one output, once it is this process's turn.
@@ -44,10 +45,13 @@ impl Writer {
         record: impl FnOnce(&mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
     ) -> Result<(), String> {
         let Some((lock, mut ledger)) = self.open() else { return Ok(()) };
-        let mark = ledger.written().output();
-        let mut visit_log = OutputFile::new(&self.output.path, lock, mark, self.reopen.clone());
+        let path = &self.output.path;
+        let name = path.file_name().ok_or_else(|| format!("`{}` is no file's name", path.display()))?;
+        let folder = Box::new(RealFolder::new(folder_of(path)));
+        let format = self.output.format;
+        let mut visit_log = OutputFile::new(folder, name, Box::new(lock), format, self.reopen.clone());
         let mut recorder = Recorder {
-            format: self.output.format,
+            format,
             visit_log: &mut visit_log,
             ledger: &mut ledger,
             metrics: &self.metrics,
@@ -75,16 +79,25 @@ impl Writer {
 
     fn try_to_open(&self) -> Result<Option<(OutputLock, LedgerFile)>, String> {
         let output = &self.output.path;
-        let stand_by = || {
-            self.health.stand_by(true);
-            log::info!("standing by: another process writes to `{}`", output.display());
+        let waiting = |reason| match reason {
+            Waiting::StandingBy => {
+                self.health.stand_by(true);
+                log::info!("standing by: another process writes to `{}`", output.display());
+            }
+            Waiting::OutputLocked(holder) => {
+                let holder = holder.unwrap_or_else(|| "another process".into());
+                let problem = format!("{holder} keeps `{}` locked (flock)", output.display());
+                self.health.stand_by(false);
+                self.health.ill(Part::Output, &problem);
+                log::warn!("{problem}; waiting for it");
+            }
         };
-        let lock = OutputLock::acquire(output, &self.stop, stand_by);
+        let lock = OutputLock::acquire(output, &self.stop, waiting);
         self.health.stand_by(false);
         let lock =
             lock.map_err(|error| format!("failed to lock `{}`: {error}", sibling(output, "lock").display()))?;
         let Some(lock) = lock else { return Ok(None) };
-        let ledger = LedgerFile::open(&sibling(output, "ledger")).map_err(|error| error.to_string())?;
+        let ledger = open_ledger(output).map_err(|error| error.to_string())?;
         Ok(Some((lock, ledger)))
     }
 }

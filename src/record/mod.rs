@@ -6,11 +6,13 @@
 //! output, which the next start cuts off.
 
 mod audit;
+mod files;
 mod ports;
 mod sequences;
 mod spool_inbox;
 mod state;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -18,9 +20,13 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::audit::Audit;
-pub use self::ports::{Delivered, Inbox, InboxError, Ledger, LedgerError, VisitLog, VisitLogError};
+pub use self::files::{BLOCK_BYTES, FileRecord, Stretch, TAIL_BYTES};
+pub use self::ports::{
+    Appended, Delivered, Inbox, InboxError, Ledger, LedgerError, Lines, Placed, VisitLog, VisitLogError,
+};
+pub use self::sequences::Sequences;
 pub use self::spool_inbox::SpoolInbox;
-pub use self::state::{Entry, Mark, Written};
+pub use self::state::{Entry, FileChange, Mark, MarkByInode, OpenClaims, Spooled, Written};
 use crate::connect::{Backoff, Connect, ConnectError, Reconnect, Setback};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
@@ -99,9 +105,12 @@ pub struct Recorder<'a> {
 }
 
 /// What is to become of a batch.
-#[derive(Default)]
 struct Plan {
-    lines: Vec<u8>,
+    lines: Lines,
+    // Which visit each line is.
+    numbers: Vec<Option<(Uuid, u64)>>,
+    // The same visits as earlier formats had them, while lines of those wait to be claimed.
+    as_claimed: Vec<Lines>,
     times: Vec<Timestamp>,
     entry: Entry,
     unreadable: Vec<(usize, Unreadable)>,
@@ -117,8 +126,7 @@ impl Recorder<'_> {
         while !stop.is_set() {
             let batch = inbox.receive(TICK)?;
             if batch.is_empty() {
-                // Looks after output and ledger, too: somebody may have moved or removed them.
-                self.attempt(Self::recover)?;
+                self.attempt(Self::look_after)?;
                 continue;
             }
             let plan = self.plan(&batch);
@@ -130,6 +138,9 @@ impl Recorder<'_> {
                 log::warn!("a message that cannot be read goes to the dead letters: {why}");
             }
             let unreadable: Vec<usize> = plan.unreadable.iter().map(|(place, _)| *place).collect();
+            if !self.persist(stop, |recorder| Ok(recorder.visit_log.check()?))? {
+                return Ok(());
+            }
             inbox.acknowledge(&unreadable)?;
         }
         Ok(())
@@ -178,7 +189,7 @@ impl Recorder<'_> {
     /// # Errors
     /// [`RecordError::LockLost`].
     pub fn prepare(&mut self, stop: &Stop) -> Result<(), RecordError> {
-        self.persist(stop, Self::recover).map(|_| ())
+        self.persist(stop, Self::open).map(|_| ())
     }
 
     /// Tries a step until it succeeds; `false` where `stop` was set before it did.
@@ -221,7 +232,7 @@ impl Recorder<'_> {
 
     /// What of a batch is new, and the lines for it.
     fn plan(&self, batch: &[Delivered]) -> Plan {
-        let mut plan = Plan::default();
+        let mut plan = Plan::new(self.format, self.visit_log.claims_formats());
         for (place, message) in batch.iter().enumerate() {
             let visits = message.origin.as_ref().map_err(Clone::clone).and_then(|origin| {
                 let visits = decode(origin, &message.body)?;
@@ -238,7 +249,7 @@ impl Recorder<'_> {
                 Origin::Foreign { message_id } => {
                     let count = visits.len() as u64;
                     if plan.entry.note_foreign(self.ledger.written(), message_id.as_ref(), count) {
-                        visits.iter().for_each(|visit| plan.add(self.format, visit, None));
+                        visits.iter().for_each(|visit| plan.add(visit, None));
                     }
                 }
                 Origin::Spool { producer, first, count } => {
@@ -246,7 +257,7 @@ impl Recorder<'_> {
                     let new = plan.entry.note(self.ledger.written(), *producer, all);
                     for (visit, sequence) in visits.iter().zip(*first..) {
                         if new.iter().any(|range| range.contains(&sequence)) {
-                            plan.add(self.format, visit, Some((*producer, sequence)));
+                            plan.add(visit, Some((*producer, sequence)));
                         }
                     }
                 }
@@ -255,33 +266,54 @@ impl Recorder<'_> {
         plan
     }
 
-    /// The order of these steps is the promise: nothing is acknowledged that a power cut can take
-    /// away, and nothing stays in the output that the ledger does not know.
+    /// The order of these steps is the promise: nothing is acknowledged that a power cut can take away, and
+    /// nothing is appended before the ledger knows where that begins. A step that failed is gone on with by the next
+    /// call.
     fn write(&mut self, plan: &Plan) -> Result<(), StepError> {
-        self.recover()?;
-        let start = self.visit_log.begin()?;
+        self.visit_log.check()?;
+        self.ledger.repair()?;
         let mut entry = plan.entry.clone();
         if !plan.lines.is_empty() {
-            if self.ledger.written().output() != Some(start) {
-                // A new file, a truncated one, or one that others write to, too: without a mark of its
-                // end, a crash before the next commit would leave lines that no start knows to cut off.
-                self.ledger.commit(&Entry { output: Some(start), ..Entry::default() })?;
-            }
-            entry.output = Some(self.visit_log.append(&plan.lines)?);
+            self.begin()?;
+            let appended = self.visit_log.append(&plan.lines, &plan.as_claimed)?;
+            plan.place(&appended, self.ledger.written(), &mut entry);
         }
         if !entry.is_empty() {
+            self.visit_log.check()?;
             self.ledger.commit(&entry)?;
         }
         self.visit_log.settle();
         Ok(())
     }
 
-    /// Undoes what a failed `write` left, and makes output and ledger ready for the next. The ledger first:
-    /// were the lines cut off before, a crash in between would leave a ledger that counts lines which are gone.
-    fn recover(&mut self) -> Result<(), StepError> {
+    /// Keeps others out of the output, and has the ledger know where it ends.
+    fn begin(&mut self) -> Result<(), StepError> {
+        if let Some(opening) = self.visit_log.begin(self.ledger.written())? {
+            let noted = self.visit_log.check().map_err(StepError::from);
+            let noted = noted.and_then(|()| Ok(self.ledger.commit(&opening)?));
+            if noted.is_err() {
+                // Nothing is written yet: whoever waits for the file may be about to make room.
+                self.visit_log.settle();
+            }
+            noted?;
+        }
+        Ok(())
+    }
+
+    /// Compares the output with the ledger, and reads what a crash left.
+    fn open(&mut self) -> Result<(), StepError> {
         self.visit_log.check()?;
         self.ledger.repair()?;
-        Ok(self.visit_log.retract()?)
+        self.begin()?;
+        self.visit_log.settle();
+        Ok(())
+    }
+
+    /// Looks after output and ledger: somebody may have moved or removed them.
+    fn look_after(&mut self) -> Result<(), StepError> {
+        self.visit_log.check()?;
+        self.ledger.repair()?;
+        Ok(self.visit_log.refresh()?)
     }
 
     fn count(&self, plan: &Plan) {
@@ -296,11 +328,58 @@ impl Recorder<'_> {
 }
 
 impl Plan {
-    fn add(&mut self, format: LineFormat, visit: &Visit<'_>, number: Option<(Uuid, u64)>) {
+    fn new(format: LineFormat, claimed: Vec<LineFormat>) -> Self {
+        let others = claimed.into_iter().filter(|other| *other != format);
+        Plan {
+            lines: Lines::new(format),
+            numbers: Vec::new(),
+            as_claimed: others.map(Lines::new).collect(),
+            times: Vec::new(),
+            entry: Entry::default(),
+            unreadable: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, visit: &Visit<'_>, number: Option<(Uuid, u64)>) {
         self.times.push(visit.received_at);
-        format.write(Numbered { visit, number }, &mut self.lines);
+        self.numbers.push(number);
+        let all = std::iter::once(&mut self.lines).chain(&mut self.as_claimed);
+        all.for_each(|lines| lines.add(Numbered { visit, number }));
+    }
+
+    /// Notes in `entry` where the lines are.
+    fn place(&self, appended: &Appended, written: &Written, entry: &mut Entry) {
+        entry.mark = Some(appended.mark.clone());
+        entry.claims.clone_from(&appended.claims);
+        let is_in_one = appended.placed.iter().all(|placed| placed.file == appended.mark.file);
+        let mut files: BTreeMap<u64, (FileChange, FileRecord)> = BTreeMap::new();
+        for placed in &appended.placed {
+            let (change, record) = files.entry(placed.file).or_insert_with(|| {
+                // The end of what is known, for the block that is not full yet.
+                let known = written.files().get(&placed.file);
+                let last = known.and_then(|known| known.stretches.last()).cloned();
+                let record = FileRecord { stretches: last.into_iter().collect(), ..FileRecord::default() };
+                (FileChange { file: placed.file, ..FileChange::default() }, record)
+            });
+            let stretch = FileRecord::stretch(record.stretches.last(), placed.start, &placed.bytes);
+            record.add(&stretch);
+            change.stretches.push(stretch);
+            change.lines += placed.lines.len() as u64;
+            for number in placed.lines.iter().map(|line| self.numbers[*line]) {
+                match number {
+                    None => change.foreign += 1,
+                    Some((producer, sequence)) if !is_in_one => {
+                        let spools = change.spools.get_or_insert_default();
+                        spools.entry(producer).or_default().insert(sequence..=sequence);
+                    }
+                    // They are all of the entry's.
+                    Some(_) => {}
+                }
+            }
+            if !is_in_one {
+                change.spools.get_or_insert_default();
+            }
+        }
+        entry.files = files.into_values().map(|(change, _)| change).collect();
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::state::{Entry, Mark, Written};
+use super::state::{Entry, Mark, OpenClaims, Written};
+use crate::visit::lines::{LineFormat, Numbered};
 use crate::visit::wire::{Origin, Unreadable};
 
 /// A message as it was delivered.
@@ -39,27 +40,106 @@ pub trait Inbox {
 #[derive(Debug)]
 pub struct InboxError(pub String);
 
-/// Where lines go.
+/// The visits of a batch as lines of one format.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    /// The format.
+    pub format: LineFormat,
+    /// All of them, each with its line feed.
+    pub bytes: Vec<u8>,
+    /// Where each ends in `bytes`.
+    pub ends: Vec<usize>,
+}
+
+impl Lines {
+    /// No line yet.
+    pub fn new(format: LineFormat) -> Self {
+        Lines { format, bytes: Vec::new(), ends: Vec::new() }
+    }
+
+    /// Adds the line of a visit.
+    pub fn add(&mut self, visit: Numbered<'_>) {
+        self.format.write(visit, &mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Where a line starts in `bytes`.
+    pub fn start(&self, line: usize) -> usize {
+        if line == 0 { 0 } else { self.ends[line - 1] }
+    }
+
+    /// One line.
+    pub fn line(&self, line: usize) -> &[u8] {
+        &self.bytes[self.start(line)..self.ends[line]]
+    }
+}
+
+/// What became of a batch: bytes of it that stand in a file, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// The ledger's number for the file.
+    pub file: u64,
+    /// Where they start, in bytes.
+    pub start: u64,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Which lines of the batch are whole among them; a fragment of one belongs to none.
+    pub lines: Vec<usize>,
+}
+
+/// What was appended, and is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// Where the log ends now.
+    pub mark: Mark,
+    /// Where the lines of the batch are: each in one of them.
+    pub placed: Vec<Placed>,
+    /// The claims that are open still, where that changed.
+    pub claims: Option<Vec<OpenClaims>>,
+}
+
+/// Where lines go. It only ever grows: what was begun is gone on with, and what a crash left behind the ledger's
+/// mark is recognised when its visits are delivered again.
 pub trait VisitLog {
-    /// Whether this process may still write. Asked before anything is undone: what is on disk may be
-    /// another's by now.
+    /// Whether this process may still write. Asked before anything is made durable or acknowledged: what is on disk
+    /// may be another's by now.
+    ///
+    /// # Errors
+    /// [`VisitLogError::LockLost`] where it may not, [`VisitLogError::Failed`] where that cannot be told now.
     fn check(&self) -> Result<(), VisitLogError>;
-    /// Keeps everybody else out until `settle` or `retract`; returns where the log ends.
+    /// Looks after the log when there is nothing to write: makes the file where it was renamed or removed.
     ///
     /// # Errors
-    /// As for `check`, and [`VisitLogError::Failed`] while somebody else does not leave.
-    fn begin(&mut self) -> Result<Mark, VisitLogError>;
-    /// Appends `lines` and makes them durable; returns where the log ends then. They stay provisional
-    /// until `settle`.
+    /// As for `check`, and what failed.
+    fn refresh(&mut self) -> Result<(), VisitLogError>;
+    /// Keeps everybody else out until `settle`, and compares the log with what was `written`. Returns what the ledger
+    /// has to be told before anything is appended: where the log ends, that it is a new file, and, the first time,
+    /// which lines wait to be claimed.
     ///
     /// # Errors
-    /// What failed. Then none or some of the bytes stand there, until `retract` has succeeded.
-    fn append(&mut self, lines: &[u8]) -> Result<Mark, VisitLogError>;
-    /// Makes what was appended stay: the ledger knows of it. Lets others in.
+    /// As for `refresh`, and [`VisitLogError::Failed`] while somebody else does not leave.
+    fn begin(&mut self, written: &Written) -> Result<Option<Entry>, VisitLogError>;
+    /// The formats of the lines that wait to be claimed, each once; none where there are no such lines.
+    fn claims_formats(&self) -> Vec<LineFormat>;
+    /// Appends the lines of a batch, but those that a crash left behind already, and makes them durable. `as_claimed`
+    /// has the same visits in the other formats of [`VisitLog::claims_formats`].
+    ///
+    /// # Errors
+    /// What failed. Some of the bytes may stand there then: the next call, with the same lines, goes on where this one
+    /// stopped, once `begin` has succeeded again. As for `check`, and [`VisitLogError::Failed`].
+    fn append(&mut self, lines: &Lines, as_claimed: &[Lines]) -> Result<Appended, VisitLogError>;
+    /// The ledger knows of what was appended. Lets others in.
     fn settle(&mut self);
-    /// Removes what was appended and not settled, durably, and makes the log ready for the next
-    /// append: opens the file again where it was renamed, removed or could not be opened. Lets others in.
-    fn retract(&mut self) -> Result<(), VisitLogError>;
 }
 
 /// The output file refuses.
@@ -103,6 +183,9 @@ pub trait Ledger {
     fn commit(&mut self, entry: &Entry) -> Result<(), LedgerError>;
     /// Removes what a failed `commit` left, durably, and makes the ledger ready for the next: writes it anew
     /// where its file was removed.
+    ///
+    /// # Errors
+    /// What failed.
     fn repair(&mut self) -> Result<(), LedgerError>;
 }
 

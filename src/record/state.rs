@@ -1,4 +1,4 @@
-//! What has been written to one output file: the knowledge behind exactly-once.
+//! What has been written to one output: the knowledge behind exactly-once.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -6,21 +6,74 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::files::{FileRecord, Stretch};
 use super::sequences::Sequences;
+use crate::visit::lines::LineFormat;
 
 /// How many `message_id`s of other clients' messages are remembered: a repeated delivery is
 /// recognised as long as fewer messages with other ids came in between.
 pub(super) const MESSAGE_IDS_MAX: usize = 65_536;
 
-/// A place in the output file, before which everything is committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// A place in the output file, before which everything is committed, and by which the file is recognised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// The device that holds the file.
-    pub device: u64,
+    /// The ledger's number for the file.
+    pub file: u64,
+    /// The file's name when it was marked.
+    pub name: String,
+    /// The file's length then, in bytes.
+    pub length: u64,
+    /// The CRC-32 of the last [`TAIL_BYTES`](super::TAIL_BYTES) before `length`, or of all where that is less.
+    pub tail: u32,
+    /// How lines look behind it.
+    pub format: LineFormat,
+}
+
+/// The mark of a ledger of format 1, which named the file by its inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkByInode {
     /// The file's inode number.
     pub inode: u64,
     /// The file's length in bytes.
     pub length: u64,
+}
+
+/// Bytes that a crash left behind a mark: lines among them may be of visits that were not acknowledged, and are
+/// delivered again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenClaims {
+    /// Where they start, in the file that is recognised by it.
+    pub mark: Mark,
+    /// Where they end, in bytes.
+    pub end: u64,
+    /// The bytes among them whose visits were delivered again.
+    #[serde(default)]
+    pub used: Sequences,
+    /// How many starts have written something and found nothing delivered for them.
+    #[serde(default)]
+    pub idle_starts: u32,
+}
+
+/// What a batch did to one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    /// The ledger's number for it.
+    pub file: u64,
+    /// Its name, where that is not the mark's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Lines added.
+    #[serde(default)]
+    pub lines: u64,
+    /// Bytes added, or all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stretches: Vec<Stretch>,
+    /// The visits of spools in it; absent where they are all of the entry's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spools: Option<BTreeMap<Uuid, Sequences>>,
+    /// How many visits of other clients are in it.
+    #[serde(default)]
+    pub foreign: u64,
 }
 
 /// What is known of one spool's visits.
@@ -35,9 +88,24 @@ pub struct Spooled {
 /// What a batch added; also, applied to nothing, a whole state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
+    /// The mark of a ledger of format 1, until there is one of this format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<MarkByInode>,
     /// Where the output ended after the batch, if it wrote anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output: Option<Mark>,
+    pub mark: Option<Mark>,
+    /// What it did to which file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileChange>,
+    /// The files of which nothing is added any more: their records are in the list of closed files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closed: Vec<u64>,
+    /// All claims that are open after it, where that changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Vec<OpenClaims>>,
+    /// Whether the ledger began when the output had been written already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub began_late: bool,
     /// What came from spools.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub spools: BTreeMap<Uuid, Spooled>,
@@ -96,7 +164,11 @@ impl Entry {
 /// All that has been written.
 #[derive(Debug, Clone, Default)]
 pub struct Written {
-    output: Option<Mark>,
+    mark: Option<Mark>,
+    mark_by_inode: Option<MarkByInode>,
+    files: BTreeMap<u64, FileRecord>,
+    claims: Vec<OpenClaims>,
+    began_late: bool,
     spools: BTreeMap<Uuid, Spooled>,
     message_ids: HashSet<String>,
     message_ids_by_age: VecDeque<String>,
@@ -107,7 +179,16 @@ pub struct Written {
 impl Written {
     /// Adds what a batch changed.
     pub fn apply(&mut self, entry: &Entry) {
-        self.output = entry.output.or(self.output);
+        if let Some(mark) = &entry.mark {
+            (self.mark, self.mark_by_inode) = (Some(mark.clone()), None);
+        }
+        self.mark_by_inode = entry.output.or(self.mark_by_inode);
+        self.began_late |= entry.began_late;
+        entry.files.iter().for_each(|change| self.apply_to_file(change, entry));
+        entry.closed.iter().for_each(|id| drop(self.files.remove(id)));
+        if let Some(claims) = &entry.claims {
+            self.claims.clone_from(claims);
+        }
         for (producer, new) in &entry.spools {
             let spooled = self.spools.entry(*producer).or_default();
             new.written.runs().for_each(|(first, last)| spooled.written.insert(first..=last));
@@ -126,10 +207,43 @@ impl Written {
         self.foreign_duplicates += entry.foreign_duplicates;
     }
 
+    fn apply_to_file(&mut self, change: &FileChange, entry: &Entry) {
+        let record = self.files.entry(change.file).or_default();
+        record.id = change.file;
+        let marked = entry.mark.as_ref().filter(|mark| mark.file == change.file).map(|mark| &mark.name);
+        if let Some(name) = change.name.as_ref().or(marked) {
+            record.name.clone_from(name);
+        }
+        record.lines += change.lines;
+        record.foreign += change.foreign;
+        change.stretches.iter().for_each(|stretch| record.add(stretch));
+        let mut add = |producer: &Uuid, written: &Sequences| {
+            let own = record.spools.entry(*producer).or_default();
+            written.runs().for_each(|(first, last)| own.insert(first..=last));
+        };
+        match &change.spools {
+            Some(spools) => spools.iter().for_each(|(producer, written)| add(producer, written)),
+            None => entry.spools.iter().for_each(|(producer, spooled)| add(producer, &spooled.written)),
+        }
+    }
+
     /// The whole state as one entry.
     pub fn snapshot(&self) -> Entry {
+        let change = |record: &FileRecord| FileChange {
+            file: record.id,
+            name: Some(record.name.clone()),
+            lines: record.lines,
+            stretches: record.stretches.clone(),
+            spools: Some(record.spools.clone()),
+            foreign: record.foreign,
+        };
         Entry {
-            output: self.output,
+            output: self.mark_by_inode,
+            mark: self.mark.clone(),
+            files: self.files.values().map(change).collect(),
+            closed: Vec::new(),
+            claims: (!self.claims.is_empty()).then(|| self.claims.clone()),
+            began_late: self.began_late,
             spools: self.spools.clone(),
             message_ids: self.message_ids_by_age.iter().cloned().collect(),
             foreign: self.foreign,
@@ -138,8 +252,42 @@ impl Written {
     }
 
     /// Where the output ended after the last batch that wrote anything.
-    pub fn output(&self) -> Option<Mark> {
-        self.output
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    /// The same of a ledger of format 1 to which nothing was added since.
+    pub fn mark_by_inode(&self) -> Option<MarkByInode> {
+        self.mark_by_inode
+    }
+
+    /// What is known of the files that may still be added to, by their numbers.
+    pub fn files(&self) -> &BTreeMap<u64, FileRecord> {
+        &self.files
+    }
+
+    /// The files that are neither the output any more nor waited for by a claim.
+    pub fn files_to_close(&self) -> Vec<&FileRecord> {
+        let in_use = |id: u64| {
+            self.mark.as_ref().is_some_and(|mark| mark.file == id)
+                || self.claims.iter().any(|claims| claims.mark.file == id)
+        };
+        self.files.values().filter(|record| !in_use(record.id)).collect()
+    }
+
+    /// What crashes left behind marks and was not delivered again yet.
+    pub fn claims(&self) -> &[OpenClaims] {
+        &self.claims
+    }
+
+    /// Whether the output had been written before this ledger began.
+    pub fn began_late(&self) -> bool {
+        self.began_late
+    }
+
+    /// What is known of each spool's visits.
+    pub fn spools(&self) -> &BTreeMap<Uuid, Spooled> {
+        &self.spools
     }
 
     /// The parts of `range` that have not been written.

@@ -77,7 +77,7 @@ impl Imports {
                 .match_indices("#[cfg(test)]")
                 .find(|(at, _)| text[*at..].lines().nth(1).is_some_and(|line| line.ends_with("mod tests {")));
             let text = text[..tests.map_or(text.len(), |(at, _)| at)].to_string();
-            if !["lib", "tests", "fake"].contains(&module.last().map_or("", String::as_str)) {
+            if !["lib", "tests", "fake", "fake_folder"].contains(&module.last().map_or("", String::as_str)) {
                 texts.insert(module.join("::"), text);
             }
         }

@@ -8,8 +8,11 @@ mod pipe;
 
 pub use self::numbered::Numbered;
 
+use serde::{Deserialize, Serialize};
+
 /// How a visit becomes a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LineFormat {
     /// `time|referrer|user agent|ip`.
     Pipe,

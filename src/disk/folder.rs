@@ -1,0 +1,242 @@
+//! A folder in which files are found by name, and files in it that can only grow.
+//!
+//! The output file is behind these traits, so that tests can put a disk underneath that fails, loses what was not
+//! synced, and is touched by others between any two calls. Nothing in them shortens a file.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+
+use super::{DiskFile, identity, private_file, sync_folder};
+
+/// Which file it is, whatever its name: device and inode number.
+pub type Identity = (u64, u64);
+
+/// A folder.
+pub trait Folder: Send {
+    /// Opens the regular file `name`, creating it (mode 0640) where it is absent and `creates` says so. A link is
+    /// not followed.
+    ///
+    /// # Errors
+    /// What the system said; `NotFound`, also for a folder that is away; `InvalidInput` for what is no regular file.
+    fn open(&self, name: &OsStr, creates: bool) -> io::Result<Arc<dyn GrowingFile>>;
+    /// Opens the file `name` to read and write anywhere; `None` where it is absent.
+    fn open_disk(&self, name: &OsStr) -> io::Result<Option<Arc<dyn DiskFile>>>;
+    /// Creates the file `name` (mode 0640), empty.
+    fn create(&self, name: &OsStr) -> io::Result<Arc<dyn DiskFile>>;
+    /// Gives the file `from` the name `to`, in place of any other that has it.
+    fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()>;
+    /// The names of everything in it.
+    fn names(&self) -> io::Result<Vec<OsString>>;
+    /// Which file `name` is, links not followed; `None` where there is none.
+    fn identity(&self, name: &OsStr) -> io::Result<Option<Identity>>;
+    /// Makes names durable.
+    fn sync(&self) -> io::Result<()>;
+    /// `name` with this folder's path, fit to be shown.
+    fn path(&self, name: &OsStr) -> PathBuf;
+}
+
+/// A file that is appended to, and whose bytes may be written again where they stand.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+pub trait GrowingFile: Send + Sync {
+    /// Its length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Reads up to `buffer.len()` bytes; 0 at the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `bytes` where the same bytes stand already: a sync that failed may have left them in memory
+    /// alone.
+    fn write_again(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Takes room for `bytes` more, so that a disk that is full says so before the first of them is written. A file
+    /// system that cannot do that does nothing.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
+    /// Where the last append by this handle ended.
+    fn position(&self) -> io::Result<u64>;
+    /// Appends as much of `bytes` as the system takes in one go, wherever the end is by now. The position thereafter
+    /// is returned in any case: after an error, too, some of them may stand before it.
+    fn append(&self, bytes: &[u8]) -> (u64, io::Result<usize>);
+    /// Makes content and length durable (fdatasync). After an error nothing written since the last one is, and
+    /// a later sync does not change that: Linux takes the pages for clean.
+    fn sync(&self) -> io::Result<()>;
+    /// Which file it is.
+    fn identity(&self) -> io::Result<Identity>;
+    /// How many names it has.
+    fn links(&self) -> io::Result<u64>;
+    /// Tries to lock it against everybody else (flock); `false` where somebody has it locked.
+    fn try_lock(&self) -> io::Result<bool>;
+    /// Lets go of the lock.
+    fn unlock(&self);
+    /// Who has it locked, fit to be shown, where that can be told.
+    fn locked_by(&self) -> Option<String>;
+    /// Fills `buffer` from `offset`; `false` where the file ends before.
+    fn read_whole(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => return Ok(false),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A folder of a real disk.
+pub struct RealFolder(PathBuf);
+
+impl RealFolder {
+    /// The folder at `path`; it need not be there yet.
+    pub fn new(path: &Path) -> Self {
+        RealFolder(path.into())
+    }
+}
+
+impl Folder for RealFolder {
+    fn open(&self, name: &OsStr, creates: bool) -> io::Result<Arc<dyn GrowingFile>> {
+        let path = self.path(name);
+        let flags = OFlags::NOFOLLOW.bits() as i32;
+        let mut options = private_file();
+        let appending = options.create(creates).read(true).append(true).custom_flags(flags).open(&path);
+        let appending = appending.map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+            Some(rustix::io::Errno::LOOP) => {
+                io::Error::new(ErrorKind::InvalidInput, "it is a symbolic link, and those are not followed")
+            }
+            _ => error,
+        })?;
+        if !appending.metadata()?.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        Ok(Arc::new(RealFile { appending }))
+    }
+
+    fn open_disk(&self, name: &OsStr) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        match fs::OpenOptions::new().read(true).write(true).open(self.path(name)) {
+            Ok(file) => Ok(Some(Arc::new(file))),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.0.exists() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create(&self, name: &OsStr) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(private_file().read(true).write(true).truncate(true).open(self.path(name))?))
+    }
+
+    fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn names(&self) -> io::Result<Vec<OsString>> {
+        fs::read_dir(&self.0)?.map(|entry| entry.map(|entry| entry.file_name())).collect()
+    }
+
+    fn identity(&self, name: &OsStr) -> io::Result<Option<Identity>> {
+        match fs::symlink_metadata(self.path(name)) {
+            Ok(found) => Ok(Some(identity(&found))),
+            // Where the folder is away, so is everything in it, but that is another matter.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.0.exists() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        sync_folder(&self.0)
+    }
+
+    fn path(&self, name: &OsStr) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// A file of a real disk, opened with O_APPEND: that is how appends by several programs do not overwrite one
+/// another.
+struct RealFile {
+    appending: File,
+}
+
+impl GrowingFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.appending.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(&self.appending, buffer, offset)
+    }
+
+    fn write_again(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        // A positioned write to a descriptor with O_APPEND appends (pwrite(2), BUGS): this takes one without. The
+        // file is reached by its descriptor, as its name may be another file's by now.
+        let own = format!("/proc/self/fd/{}", self.appending.as_raw_fd());
+        fs::OpenOptions::new().write(true).open(own)?.write_all_at(bytes, offset)
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        match fallocate(&self.appending, FallocateFlags::KEEP_SIZE, self.len()?, bytes) {
+            Err(rustix::io::Errno::NOSPC) => Err(rustix::io::Errno::NOSPC.into()),
+            // What else it may say is about the call, not about the room.
+            _ => Ok(()),
+        }
+    }
+
+    fn position(&self) -> io::Result<u64> {
+        (&self.appending).stream_position()
+    }
+
+    fn append(&self, bytes: &[u8]) -> (u64, io::Result<usize>) {
+        let mut file = &self.appending;
+        let written = file.write(bytes);
+        match file.stream_position() {
+            Ok(position) => (position, written),
+            Err(error) => (0, Err(error)),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.appending.sync_data()
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(identity(&self.appending.metadata()?))
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        Ok(self.appending.metadata()?.nlink())
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match fs2::FileExt::try_lock_exclusive(&self.appending) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unlock(&self) {
+        // It fails only for a descriptor that is none.
+        let _ = fs2::FileExt::unlock(&self.appending);
+    }
+
+    fn locked_by(&self) -> Option<String> {
+        lock_holder(&self.appending)
+    }
+}
+
+/// Which process holds a flock on `file` (proc(5), /proc/locks), fit to be shown.
+pub fn lock_holder(file: &File) -> Option<String> {
+    let inode = file.metadata().ok()?.ino().to_string();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let holder = locks.lines().find_map(|line| {
+        // As in `1: FLOCK  ADVISORY  WRITE 4711 fd:01:131090 0 EOF`; a process that waits has `->` in front.
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, process, place, ..] = words[..] else { return None };
+        (place.rsplit(':').next() == Some(&inode)).then_some(process)
+    })?;
+    let name = fs::read_to_string(format!("/proc/{holder}/comm")).unwrap_or_default();
+    Some(format!("process {holder} ({})", name.trim()))
+}

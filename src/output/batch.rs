@@ -1,0 +1,323 @@
+//! A batch on its way into the output file: what of it stands there already, and what is left to do.
+//!
+//! It outlives failures. A short write, a full disk, a sync that failed: the bytes that got out stay, and the next
+//! try goes on behind them. Where others appended behind a line that was torn, the line is written whole again
+//! behind theirs, and the fragment is noted as ours.
+
+use std::borrow::Cow;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::claims::{Claims, Place};
+use crate::disk::folder::GrowingFile;
+use crate::record::{Lines, Placed};
+
+/// How many times in a row an append may bring nothing further before that counts as a failure.
+const IN_VAIN_MAX: u32 = 8;
+
+/// Bytes of the batch that stand in the file one after the other.
+#[derive(Debug, Clone)]
+struct Chain {
+    start: u64,
+    // A line feed of ours in front, which ended somebody's torn line.
+    has_feed: bool,
+    // Which bytes of the batch.
+    bytes: Range<usize>,
+    // Its first line stands behind somebody's torn line, and so is no line of its own.
+    is_glued: bool,
+}
+
+impl Chain {
+    fn end(&self) -> u64 {
+        self.start + u64::from(self.has_feed) + self.bytes.len() as u64
+    }
+
+    fn content(&self, lines: &Lines) -> Vec<u8> {
+        let feed: &[u8] = if self.has_feed { b"\n" } else { b"" };
+        [feed, &lines.bytes[self.bytes.clone()]].concat()
+    }
+
+    /// The lines of the batch that are whole in it.
+    fn whole(&self, lines: &Lines) -> Range<usize> {
+        let first = lines.ends.partition_point(|end| *end <= self.bytes.start);
+        let is_torn = first < lines.len() && (self.is_glued || lines.start(first) < self.bytes.start);
+        let first = first + usize::from(is_torn);
+        first..lines.ends.partition_point(|end| *end <= self.bytes.end).max(first)
+    }
+}
+
+/// What of a batch stands where.
+pub(super) struct Batch {
+    // Lines that a crash had left, how they are written there, and where.
+    claimed: Vec<Claimed>,
+    chains: Vec<Chain>,
+    // By line: whether it stands somewhere, whole.
+    is_placed: Vec<bool>,
+    attempt: Option<Attempt>,
+    // Whether one of its lines goes on where a crash tore it.
+    has_fragment: bool,
+    // What stands in memory alone, maybe: it is to be written again before the next sync.
+    is_doubtful: bool,
+}
+
+/// An append, of which it is not known yet how much arrived.
+#[derive(Clone)]
+struct Attempt {
+    // Where the file ended before.
+    end: u64,
+    // Behind what was written last.
+    position: u64,
+    has_feed: bool,
+    bytes: Range<usize>,
+    // How many bytes, where the system said so.
+    written: Option<usize>,
+}
+
+struct Claimed {
+    line: usize,
+    text: Vec<u8>,
+    place: Place,
+}
+
+impl Batch {
+    /// Sorts out the lines that a crash left already; `as_claimed` has them in other formats, too.
+    pub(super) fn new(
+        lines: &Lines,
+        as_claimed: &[Lines],
+        claims: &mut Claims,
+        open: &Arc<dyn GrowingFile>,
+    ) -> io::Result<Self> {
+        let mut batch = Batch {
+            claimed: Vec::new(),
+            chains: Vec::new(),
+            is_placed: vec![false; lines.len()],
+            attempt: None,
+            has_fragment: false,
+            is_doubtful: false,
+        };
+        if claims.is_empty() {
+            return Ok(batch);
+        }
+        let end = open.len()?;
+        for line in 0..lines.len() {
+            for text in std::iter::once(lines).chain(as_claimed).map(|lines| lines.line(line)) {
+                if let Some(place) = claims.take(text)? {
+                    batch.is_placed[line] = true;
+                    batch.claimed.push(Claimed { line, text: text.to_vec(), place });
+                    break;
+                }
+            }
+            if !batch.is_placed[line]
+                && let Some(place) = claims.take_fragment(lines.line(line), open, end)
+            {
+                // The line goes on where the crash tore it.
+                let start = lines.start(line);
+                let bytes = start..start + place.length as usize;
+                batch.chains.push(Chain { start: place.start, has_feed: false, bytes, is_glued: false });
+                (batch.is_doubtful, batch.has_fragment) = (true, true);
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Whether nothing of it stands anywhere.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.chains.is_empty() && self.claimed.is_empty() && self.attempt.is_none()
+    }
+
+    /// Whether a crash had left any of it.
+    pub(super) fn has_claimed(&self) -> bool {
+        self.has_fragment || !self.claimed.is_empty()
+    }
+
+    /// Whether what of it was appended stands in `file` still.
+    pub(super) fn stands_in(&self, file: &dyn GrowingFile, lines: &Lines) -> io::Result<bool> {
+        for chain in &self.chains {
+            let content = chain.content(lines);
+            let mut there = vec![0; content.len()];
+            if !file.read_whole(&mut there, chain.start)? || there != content {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets what was appended: the file is gone, or was cut off by somebody.
+    pub(super) fn begin_anew(&mut self) {
+        self.attempt = None;
+        self.chains.clear();
+        self.is_placed.fill(false);
+        self.claimed.iter().for_each(|claimed| self.is_placed[claimed.line] = true);
+    }
+
+    /// Forgets lines that a crash had left in a file that is gone by now.
+    pub(super) fn unclaim(&mut self, is_gone: impl Fn(Place) -> bool) {
+        let is_placed = &mut self.is_placed;
+        self.claimed.retain(|claimed| {
+            is_placed[claimed.line] = !is_gone(claimed.place);
+            is_placed[claimed.line]
+        });
+    }
+
+    /// Where the lines are that a crash had left.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        self.claimed.iter().map(|claimed| claimed.place)
+    }
+
+    /// Writes again where it stands whatever may be in memory alone.
+    pub(super) fn write_again(
+        &self,
+        file: &dyn GrowingFile,
+        claims: &Claims,
+        lines: &Lines,
+    ) -> io::Result<()> {
+        for Claimed { text, place, .. } in &self.claimed {
+            let claimable = claims.file(*place);
+            // The line feed in front may be in memory alone, too.
+            let with_feed = place.start > claimable.noted.mark.length;
+            let feed: &[u8] = if with_feed { b"\n" } else { b"" };
+            claimable.file.write_again(&[feed, text].concat(), place.start - feed.len() as u64)?;
+        }
+        if self.is_doubtful {
+            for chain in &self.chains {
+                file.write_again(&chain.content(lines), chain.start)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes how a sync went.
+    pub(super) fn synced(&mut self, is_durable: bool) {
+        self.is_doubtful = !is_durable;
+    }
+
+    /// Appends what does not stand anywhere yet. After an error the next call goes on.
+    pub(super) fn append(&mut self, file: &dyn GrowingFile, lines: &Lines) -> io::Result<()> {
+        self.note_attempt(file, lines)?;
+        let mut in_vain = 0;
+        while let Some(first) = self.next_missing(lines) {
+            // As many as are missing one after the other.
+            let missing = self.is_placed[first..].iter().take_while(|is_placed| !**is_placed).count();
+            let wanted = lines.start(first)..lines.ends[first + missing - 1];
+            let before = self.appended_bytes();
+            self.append_some(file, lines, wanted)?;
+            in_vain = if self.appended_bytes() > before { 0 } else { in_vain + 1 };
+            if in_vain >= IN_VAIN_MAX {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The line to go on with: one that was torn, or the first that stands nowhere.
+    fn next_missing(&self, lines: &Lines) -> Option<usize> {
+        let is_missing = |line: usize| self.is_placed.get(line) == Some(&false);
+        let torn = self.chains.last().map(|last| lines.ends.partition_point(|end| *end <= last.bytes.end));
+        torn.filter(|line| is_missing(*line)).or_else(|| (0..lines.len()).find(|line| is_missing(*line)))
+    }
+
+    fn appended_bytes(&self) -> usize {
+        self.chains.iter().map(|chain| chain.bytes.len()).sum()
+    }
+
+    /// Appends of `wanted` what the system takes in one go.
+    fn append_some(&mut self, file: &dyn GrowingFile, lines: &Lines, wanted: Range<usize>) -> io::Result<()> {
+        let end = file.len()?;
+        let goes_on = self.chains.last().filter(|last| last.end() == end && wanted.contains(&last.bytes.end));
+        let from = goes_on.map_or(wanted.start, |last| last.bytes.end);
+        let has_feed = goes_on.is_none() && !ends_line(file, end)?;
+        let bytes = &lines.bytes[from..wanted.end];
+        let bytes = if has_feed { Cow::from([b"\n", bytes].concat()) } else { Cow::from(bytes) };
+        file.reserve(bytes.len() as u64)?;
+        let before = file.position()?;
+        let (position, outcome) = file.append(&bytes);
+        let written = match &outcome {
+            Err(_) if position == before => Some(0),
+            outcome => outcome.as_ref().ok().copied(),
+        };
+        self.attempt = Some(Attempt { end, position, has_feed, bytes: from..wanted.end, written });
+        self.note_attempt(file, lines)?;
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            outcome => outcome.map(|_| ()),
+        }
+    }
+
+    /// Notes what the last append brought. Where that cannot be told now, nothing else is done before it can.
+    fn note_attempt(&mut self, file: &dyn GrowingFile, lines: &Lines) -> io::Result<()> {
+        let Some(Attempt { end, position, has_feed, bytes, written }) = self.attempt.clone() else {
+            return Ok(());
+        };
+        let feed = usize::from(has_feed);
+        let written = match written {
+            Some(written) => written,
+            // What stands before the position may be the beginning of it all the same.
+            None => {
+                let wanted = [&b"\n"[..feed], &lines.bytes[bytes.clone()]].concat();
+                arrived(file, end, position, &wanted)?
+            }
+        };
+        let start = position - written as u64;
+        // Others may have appended between the look at the end and the append.
+        let is_glued = written > 0 && !has_feed && start != end && !ends_line(file, start)?;
+        self.attempt = None;
+        if written == 0 {
+            return Ok(());
+        }
+        let arrived = bytes.start..bytes.start + (written - feed.min(written));
+        let last = self.chains.last_mut();
+        match last.filter(|last| !has_feed && last.end() == start && last.bytes.end == arrived.start) {
+            Some(last) => last.bytes.end = arrived.end,
+            None => self.chains.push(Chain { start, has_feed, bytes: arrived, is_glued }),
+        }
+        let chain = self.chains.last().expect("there is one now");
+        chain.whole(lines).for_each(|line| self.is_placed[line] = true);
+        Ok(())
+    }
+
+    /// Where its lines are. `file` is the ledger's number of the one that was appended to.
+    pub(super) fn placed(&self, file: u64, claims: &Claims, lines: &Lines) -> Vec<Placed> {
+        let claimed = self.claimed.iter().map(|claimed| Placed {
+            file: claims.file(claimed.place).noted.mark.file,
+            start: claimed.place.start,
+            bytes: claimed.text.clone(),
+            lines: vec![claimed.line],
+        });
+        let mut is_counted = vec![false; lines.len()];
+        let appended = self.chains.iter().map(|chain| {
+            // One that was torn may stand whole in two chains, where the first was glued.
+            let whole = chain.whole(lines).filter(|line| !std::mem::replace(&mut is_counted[*line], true));
+            Placed { file, start: chain.start, bytes: chain.content(lines), lines: whole.collect() }
+        });
+        let appended: Vec<Placed> = appended.collect();
+        claimed.chain(appended).collect()
+    }
+
+    /// Where the last of what was appended ends; `None` where nothing was.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.chains.iter().map(Chain::end).max()
+    }
+}
+
+/// How many of `bytes` stand before `position`, where an append failed that began at `end` or behind, or anywhere
+/// where somebody cut the file off.
+fn arrived(file: &dyn GrowingFile, end: u64, position: u64, bytes: &[u8]) -> io::Result<usize> {
+    let most = if position < end { position } else { position - end };
+    let longest = most.min(bytes.len() as u64) as usize;
+    let mut there = vec![0; longest];
+    if longest == 0 || !file.read_whole(&mut there, position - longest as u64)? {
+        return Ok(0);
+    }
+    let ends_with = |length: &usize| there[longest - length..] == bytes[..*length];
+    Ok((1..=longest).rev().find(ends_with).unwrap_or(0))
+}
+
+/// Whether a line that is appended at `end` begins there.
+fn ends_line(file: &dyn GrowingFile, end: u64) -> io::Result<bool> {
+    let mut last = [b'\n'];
+    if end > 0 {
+        file.read_whole(&mut last, end - 1)?;
+    }
+    Ok(last == *b"\n")
+}

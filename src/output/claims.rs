@@ -1,0 +1,199 @@
+//! Lines that a crash left behind the ledger's mark: their visits were not acknowledged, so they are delivered again,
+//! and are recognised here.
+//!
+//! Nothing is cut off: a line that nobody claims is somebody else's, and stays. A claimed line is written again
+//! where it stands, byte for byte, as a sync that failed may have left it in memory alone.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::sync::Arc;
+
+use crate::disk::folder::GrowingFile;
+use crate::record::OpenClaims;
+use crate::visit::lines::LineFormat;
+
+/// How much is read behind a mark, in bytes: more than a batch can be, so that what others appended in any amount
+/// costs no more memory.
+const READ_MAX_BYTES: u64 = 256 << 20;
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Where a line stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// In which of the files with claims.
+    of: usize,
+    /// Where it starts, in bytes.
+    pub(super) start: u64,
+    /// How many bytes it has, its line feed included.
+    pub(super) length: u64,
+}
+
+/// What one crash left in one file.
+pub(super) struct Claimable {
+    pub(super) file: Arc<dyn GrowingFile>,
+    pub(super) noted: OpenClaims,
+    // How many of its lines nobody has claimed.
+    left: usize,
+}
+
+struct Line {
+    // Only looked up by: whether a line is the same is seen when it is read.
+    hash: u64,
+    place: Place,
+    is_taken: bool,
+}
+
+/// Everything that may be claimed.
+#[derive(Default)]
+pub(super) struct Claims {
+    files: Vec<Claimable>,
+    // By hash and place: of the same lines, the first in the file is claimed first.
+    lines: Vec<Line>,
+    left: usize,
+    // Whether a batch was written since the start.
+    has_batch: bool,
+    // A line without its end at the end of a file.
+    fragment: Option<(Place, Vec<u8>)>,
+}
+
+impl Claims {
+    /// Reads what stands in `file` between the mark of `noted` and its end, but what was used.
+    pub(super) fn read(&mut self, file: Arc<dyn GrowingFile>, mut noted: OpenClaims) -> io::Result<()> {
+        let of = self.files.len();
+        let (mut offset, mut start) = (noted.mark.length, noted.mark.length);
+        let end = noted.end.min(offset + READ_MAX_BYTES);
+        let (mut line, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
+        let mut left = 0;
+        while offset < end {
+            let wanted = PIECE_BYTES.min((end - offset) as usize);
+            let read = file.read_at(&mut piece[..wanted], offset)?;
+            if read == 0 {
+                break;
+            }
+            offset += read as u64;
+            for part in piece[..read].split_inclusive(|byte| *byte == b'\n') {
+                line.extend_from_slice(part);
+                if !part.ends_with(b"\n") {
+                    continue;
+                }
+                let place = Place { of, start, length: line.len() as u64 };
+                start += place.length;
+                if noted.used.missing(place.start..=place.start).len() == 1 {
+                    self.lines.push(Line { hash: hash(&line), place, is_taken: false });
+                    left += 1;
+                }
+                line.clear();
+            }
+        }
+        self.lines.sort_unstable_by_key(|line| (line.hash, line.place));
+        if offset == noted.end && !line.is_empty() {
+            // It may be gone on with, so a later crash leaves all of that line behind a mark in front of it.
+            noted.end = start;
+            self.fragment = Some((Place { of, start, length: line.len() as u64 }, line));
+        }
+        let behind = noted.end - noted.mark.length;
+        log::info!(
+            "{behind} bytes behind the end of `{}` that the ledger knows: {left} lines of them are compared with what \
+             is delivered again, and what nobody claims stays",
+            noted.mark.name
+        );
+        if end < noted.end {
+            log::warn!("only {READ_MAX_BYTES} of them are compared");
+        }
+        self.left += left;
+        self.files.push(Claimable { file, noted, left });
+        Ok(())
+    }
+
+    /// Whether nothing can be claimed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.left == 0 && self.fragment.is_none()
+    }
+
+    /// The formats of the lines that can be claimed, each once.
+    pub(super) fn formats(&self) -> Vec<LineFormat> {
+        let mut formats = Vec::new();
+        for file in self.files.iter().filter(|file| file.left > 0) {
+            if !formats.contains(&file.noted.mark.format) {
+                formats.push(file.noted.mark.format);
+            }
+        }
+        formats
+    }
+
+    /// Takes a place where `line` stands.
+    pub(super) fn take(&mut self, line: &[u8]) -> io::Result<Option<Place>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let hash = hash(line);
+        let first = self.lines.partition_point(|known| known.hash < hash);
+        for known in self.lines[first..].iter_mut().take_while(|known| known.hash == hash) {
+            let (place, mut there) = (known.place, vec![0; line.len()]);
+            let is_same = !known.is_taken
+                && place.length == line.len() as u64
+                && self.files[place.of].file.read_whole(&mut there, place.start)?
+                && there == line;
+            if is_same {
+                known.is_taken = true;
+                self.left -= 1;
+                self.files[place.of].left -= 1;
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the fragment, where `line` begins with it, and where it is the end, at `end`, of the file that is `open`.
+    pub(super) fn take_fragment(
+        &mut self,
+        line: &[u8],
+        open: &Arc<dyn GrowingFile>,
+        end: u64,
+    ) -> Option<Place> {
+        self.fragment_start(open, end)?;
+        let is_of =
+            |(_, fragment): &mut (Place, Vec<u8>)| line.len() > fragment.len() && line.starts_with(fragment);
+        self.fragment.take_if(is_of).map(|(place, _)| place)
+    }
+
+    /// The file that a place is in.
+    pub(super) fn file(&self, place: Place) -> &Claimable {
+        &self.files[place.of]
+    }
+
+    /// Notes that these places are used up by a batch, and, with the first of this start, what it left open; returns
+    /// whether anything changed. What was not acknowledged is delivered first.
+    pub(super) fn use_up(&mut self, places: impl Iterator<Item = Place>) -> bool {
+        let is_first = !std::mem::replace(&mut self.has_batch, true);
+        if is_first {
+            self.files.iter_mut().for_each(|file| file.noted.idle_starts += 1);
+        }
+        let mut has_changed = is_first && !self.files.is_empty();
+        for place in places {
+            let noted = &mut self.files[place.of].noted;
+            noted.used.insert(place.start..=place.start + place.length - 1);
+            noted.idle_starts = 0;
+            has_changed = true;
+        }
+        has_changed
+    }
+
+    /// Where the fragment starts, if it is the end, at `end`, of the file that is `open`.
+    pub(super) fn fragment_start(&self, open: &Arc<dyn GrowingFile>, end: u64) -> Option<u64> {
+        let (place, _) = self.fragment.as_ref()?;
+        let is_end = Arc::ptr_eq(&self.files[place.of].file, open) && place.start + place.length == end;
+        is_end.then_some(place.start)
+    }
+
+    /// What is open; a fragment stands behind the mark.
+    pub(super) fn open(&self) -> Vec<OpenClaims> {
+        self.files.iter().filter(|file| file.left > 0).map(|file| file.noted.clone()).collect()
+    }
+}
+
+fn hash(line: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    line.hash(&mut hasher);
+    hasher.finish()
+}

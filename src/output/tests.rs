@@ -1,0 +1,440 @@
+//! Proof of the order of steps, over the real recorder, output file and ledger: whatever call fails, wherever the
+//! process or the power goes, and whatever others do to the file in between, each visit is written once.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{LedgerFile, OutputFile, Right};
+use crate::disk::fake_folder::{Deed, FAULTS, FakeFolder, Fault, OUTPUT};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::record::{Delivered, Inbox, InboxError, RecordError, Recorder, VisitLogError};
+use crate::stop::Stop;
+use crate::visit::lines::LineFormat;
+use crate::visit::wire::{Origin, Unreadable};
+
+const LEDGER: &str = "visits.log.ledger";
+
+struct FakeRight(FakeFolder);
+
+impl Right for FakeRight {
+    fn check(&self) -> Result<(), VisitLogError> {
+        match self.0.disk().has_lock {
+            true => Ok(()),
+            false => Err(VisitLogError::LockLost { path: "fake".into() }),
+        }
+    }
+}
+
+/// Delivers what is not acknowledged, two messages at a time, and ends the process when there is nothing left.
+struct MemoryInbox<'a> {
+    folder: FakeFolder,
+    messages: &'a [(Result<Origin, Unreadable>, Vec<u8>)],
+    acknowledged: &'a mut Vec<bool>,
+    delivered: Vec<usize>,
+}
+
+impl Inbox for MemoryInbox<'_> {
+    fn receive(&mut self, _: Duration) -> Result<Vec<Delivered>, InboxError> {
+        let waiting = (0..self.messages.len()).filter(|n| !self.delivered.contains(n));
+        let batch: Vec<usize> = waiting.filter(|n| !self.acknowledged[*n]).take(2).collect();
+        self.delivered.extend(&batch);
+        if batch.is_empty() {
+            self.folder.disk().stop.set();
+        }
+        let message = |n: &usize| {
+            let (origin, body) = self.messages[*n].clone();
+            Delivered { origin, body }
+        };
+        Ok(batch.iter().map(message).collect())
+    }
+    fn acknowledge(&mut self, _: &[usize]) -> Result<(), InboxError> {
+        assert!(!self.folder.disk().is_dead, "a dead process acknowledges nothing");
+        self.delivered.iter().for_each(|n| self.acknowledged[*n] = true);
+        Ok(())
+    }
+    fn address(&self) -> &str {
+        "memory"
+    }
+}
+
+type Messages = Vec<(Result<Origin, Unreadable>, Vec<u8>)>;
+
+fn spooled(first: u64, count: u64) -> (Result<Origin, Unreadable>, Vec<u8>) {
+    let visit = "{\"received_at\":\"2022-12-19T14:16:49Z\",\"ip\":\"1.2.3.4\"}\n";
+    let origin = Origin::Spool { producer: Uuid::nil(), first, count };
+    (Ok(origin), visit.repeat(count as usize).into_bytes())
+}
+
+fn foreign(id: &str) -> (Result<Origin, Unreadable>, Vec<u8>) {
+    (Ok(Origin::Foreign { message_id: Some(id.into()) }), spooled(1, 1).1)
+}
+
+fn messages() -> Messages {
+    vec![spooled(1, 3), foreign("a"), spooled(2, 4), foreign("a"), spooled(1, 3), spooled(9, 1)]
+}
+
+/// A visit that is written before anything happens: in an output that is empty yet, nothing tells it from another.
+fn first_message() -> Messages {
+    vec![spooled(100, 1)]
+}
+
+fn expected() -> BTreeMap<String, usize> {
+    ["1", "2", "3", "4", "5", "9", "foreign"].into_iter().map(|name| (name.to_string(), 1)).collect()
+}
+
+/// How often each visit stands in these files, in lines that are whole.
+fn count<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> BTreeMap<String, usize> {
+    let mut visits = BTreeMap::new();
+    for content in files {
+        for line in String::from_utf8_lossy(content).lines() {
+            // A fragment, or somebody else's.
+            let Ok(visit) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+            let name = match visit["sequence"].as_u64() {
+                Some(sequence) => sequence.to_string(),
+                None => "foreign".into(),
+            };
+            *visits.entry(name).or_insert(0) += 1;
+        }
+    }
+    visits
+}
+
+/// What one life goes through: faults and deeds by the number of the call, from its start on.
+#[derive(Debug, Clone, Default)]
+struct Fate {
+    faults: Vec<(usize, Fault)>,
+    deeds: Vec<(usize, Deed)>,
+    // Whether a process that dies takes the power with it.
+    loses_power: bool,
+    // The formats of the processes, in turn.
+    formats: Vec<LineFormat>,
+}
+
+/// Records until every message is acknowledged, through as many processes as it takes.
+fn live(folder: &FakeFolder, messages: &Messages, fate: &Fate) {
+    let mut acknowledged = vec![false; messages.len()];
+    {
+        let mut disk = folder.disk();
+        (disk.faults, disk.deeds) = (fate.faults.clone(), fate.deeds.clone());
+    }
+    folder.start_again(false);
+    for process in 0..8 {
+        let format = fate.formats.get(process).or(fate.formats.last()).copied().unwrap_or(LineFormat::Ndjson);
+        run(folder, messages, &mut acknowledged, format);
+        let is_over = {
+            let disk = folder.disk();
+            !disk.is_dead && disk.has_lock
+        };
+        if is_over && acknowledged.iter().all(|done| *done) {
+            return;
+        }
+        let was_killed = folder.disk().is_dead;
+        folder.start_again(fate.loses_power && was_killed);
+    }
+    panic!("eight processes did not get it done: {fate:?}");
+}
+
+/// One process.
+fn run(folder: &FakeFolder, messages: &Messages, acknowledged: &mut Vec<bool>, format: LineFormat) {
+    let stop: Stop = folder.disk().stop.clone();
+    let ledger = loop {
+        if stop.is_set() {
+            return;
+        }
+        if let Ok(ledger) = LedgerFile::open(Box::new(folder.clone()), OsStr::new(LEDGER)) {
+            break ledger;
+        }
+    };
+    let mut ledger = ledger;
+    let right = Box::new(FakeRight(folder.clone()));
+    let mut output =
+        OutputFile::new(Box::new(folder.clone()), OsStr::new(OUTPUT), right, format, Arc::default());
+    let (metrics, health) = (Metrics::default(), Health::default());
+    let mut recorder =
+        Recorder { format, visit_log: &mut output, ledger: &mut ledger, metrics: &metrics, health: &health };
+    let mut inbox = MemoryInbox { folder: folder.clone(), messages, acknowledged, delivered: Vec::new() };
+    let ended = recorder.prepare(&stop).and_then(|()| recorder.run(&mut inbox, &stop));
+    match ended {
+        Ok(()) | Err(RecordError::LockLost(_)) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn is_written_once(folder: &FakeFolder, case: &dyn std::fmt::Debug) {
+    for outputs in [folder.outputs(), folder.durable_outputs()] {
+        let mut found = count(outputs.iter().map(|(_, content)| &content[..]));
+        found.remove("100");
+        assert_eq!(found, expected(), "{case:?}: {}", shown(&outputs));
+    }
+}
+
+fn shown(outputs: &[(String, Vec<u8>)]) -> String {
+    let line = |line: &str| match line.rsplit_once("\"sequence\":") {
+        Some((_, sequence)) if line.starts_with('{') => format!(" {}", sequence.trim_end_matches('}')),
+        _ => format!(" [{} bytes]", line.len()),
+    };
+    let shown = outputs.iter().map(|(name, content)| {
+        let lines: String = String::from_utf8_lossy(content).lines().map(line).collect();
+        format!("\n{name}:{lines}")
+    });
+    shown.collect()
+}
+
+fn calls_of_a_life() -> usize {
+    let folder = FakeFolder::default();
+    live(&folder, &messages(), &Fate::default());
+    is_written_once(&folder, &"nothing happens");
+    let calls = folder.disk().calls;
+    assert!(calls > 40, "{calls}");
+    calls
+}
+
+#[test]
+fn whichever_call_fails_or_dies_each_visit_is_written_once() {
+    for call in 1..=calls_of_a_life() {
+        for fault in FAULTS {
+            for loses_power in [false, true] {
+                let fate = Fate { faults: vec![(call, fault)], loses_power, ..Fate::default() };
+                let folder = FakeFolder::default();
+                live(&folder, &messages(), &fate);
+                is_written_once(&folder, &fate);
+            }
+        }
+    }
+}
+
+/// The second crash comes before what the first one left is claimed, while it is, and after.
+#[test]
+fn whichever_two_calls_fail_or_die_each_visit_is_written_once() {
+    for (call, later, first, second) in pairs(calls_of_a_life()) {
+        let faults = vec![(call, FAULTS[first]), (call + later, FAULTS[second])];
+        let fate = Fate { faults, loses_power: (call + first) % 2 == 0, ..Fate::default() };
+        let folder = FakeFolder::default();
+        live(&folder, &messages(), &fate);
+        is_written_once(&folder, &fate);
+    }
+}
+
+/// Pairs of calls not far apart, and for each call all faults, with each of which every other one comes in turn. All
+/// of 49 combinations for each pair of calls take three minutes.
+fn pairs(calls: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    let faults = FAULTS.len();
+    (1..=calls).flat_map(move |call| {
+        (1..=20).flat_map(move |later| {
+            (0..faults).map(move |first| (call, later, first, (call + 3 * later + first) % faults))
+        })
+    })
+}
+
+/// What others do, right before any call, and what fails or dies thereafter. The output holds a visit before.
+fn with_deeds(deeds: &[Deed], check: impl Fn(&FakeFolder, &Fate)) {
+    let before = {
+        let folder = FakeFolder::default();
+        live(&folder, &first_message(), &Fate::default());
+        folder.disk().calls
+    };
+    for deed in deeds {
+        for (call, later, first, _) in
+            pairs(calls_of_a_life()).filter(|(call, later, ..)| (call + later) % 2 == 0)
+        {
+            // The first of these is no fault at all.
+            let faults = match first {
+                0 => Vec::new(),
+                first => vec![(before + call + later - 1, FAULTS[first])],
+            };
+            let deeds = vec![(before + call, *deed)];
+            let fate = Fate { faults, deeds, loses_power: later % 3 == 0, ..Fate::default() };
+            let folder = FakeFolder::default();
+            live(&folder, &first_message(), &Fate::default());
+            live(&folder, &messages(), &fate);
+            check(&folder, &fate);
+        }
+    }
+}
+
+#[test]
+fn what_others_append_between_any_two_calls_stays_and_parts_no_visit() {
+    with_deeds(&[Deed::Append, Deed::AppendTorn], |folder, fate| {
+        is_written_once(folder, fate);
+        let outputs = folder.outputs();
+        let all: String =
+            outputs.iter().map(|(_, content)| String::from_utf8_lossy(content).into_owned()).collect();
+        // Where there was a file yet to append to.
+        let appended = usize::from(all.contains("foreign 1"));
+        assert_eq!(all.matches("foreign 1").count(), appended, "{fate:?}: {}", shown(&outputs));
+    });
+}
+
+#[test]
+fn an_output_that_is_renamed_between_any_two_calls_holds_each_visit_in_one_of_the_files() {
+    with_deeds(&[Deed::Rename], |folder, fate| is_written_once(folder, fate));
+}
+
+/// What somebody takes away is gone, and nothing else is; what was not acknowledged then is written anew.
+#[test]
+fn an_output_that_is_removed_or_cut_off_between_any_two_calls_loses_what_was_in_it_and_nothing_else() {
+    with_deeds(&[Deed::Remove, Deed::Truncate], |folder, fate| {
+        let outputs = folder.outputs();
+        let left = count(outputs.iter().map(|(_, content)| &content[..]));
+        let gone = count([&folder.disk().gone[..]]);
+        for name in expected().keys() {
+            let (left, gone) = (left.get(name).copied().unwrap_or(0), gone.get(name).copied().unwrap_or(0));
+            // One that dies between a truncation and its commit leaves a file that nothing tells is the output.
+            let may_be_twice = fate.deeds[0].1 == Deed::Truncate && left == 2;
+            let is_well = left == 1 || left == 0 && gone > 0 || may_be_twice && has_died(fate);
+            assert!(is_well, "{name} {fate:?}: {}", shown(&outputs));
+        }
+    });
+}
+
+fn has_died(fate: &Fate) -> bool {
+    fate.faults
+        .iter()
+        .any(|(_, fault)| matches!(fault, Fault::DiesBefore | Fault::DiesAfter | Fault::DiesHalfway))
+}
+
+/// A writer that was paused while its lock file was removed writes, commits and acknowledges nothing more.
+#[test]
+fn a_writer_whose_lock_is_taken_before_any_call_leaves_the_rest_to_its_successor() {
+    with_deeds(&[Deed::TakeLock], |folder, fate| is_written_once(folder, fate));
+}
+
+/// In the format `pipe` two visits of the same instant are the same line.
+#[test]
+fn visits_that_are_the_same_line_are_each_written_once() {
+    let messages = vec![spooled(1, 4), spooled(5, 2), spooled(3, 3)];
+    for (call, later, first, second) in pairs(100).filter(|(call, later, ..)| (call + later) % 3 == 0) {
+        let faults = vec![(call, FAULTS[first]), (call + later, FAULTS[second])];
+        let formats = vec![LineFormat::Pipe];
+        let fate = Fate { faults, loses_power: later % 2 == 0, formats, ..Fate::default() };
+        let folder = FakeFolder::default();
+        live(&folder, &messages, &fate);
+        for outputs in [folder.outputs(), folder.durable_outputs()] {
+            let (_, content) = &outputs[0];
+            let text = String::from_utf8_lossy(content);
+            let lines = text.lines().filter(|line| *line == "2022-12-19T14:16:49.0000000Z|null|null|1.2.3.4");
+            assert_eq!(lines.count(), 6, "{fate:?}: {text}");
+        }
+    }
+}
+
+/// What a crash left in one format is recognised when the next process writes another.
+#[test]
+fn a_change_of_format_between_crashes_repeats_nothing() {
+    use LineFormat::{Combined, Ndjson, Pipe};
+    let messages = vec![spooled(1, 3), spooled(4, 2)];
+    for (call, later, first, second) in pairs(80).filter(|(call, later, ..)| (call + later) % 3 == 0) {
+        let faults = vec![(call, FAULTS[first]), (call + later, FAULTS[second])];
+        let formats = vec![Pipe, Combined, Ndjson];
+        let fate = Fate { faults, loses_power: later % 2 == 0, formats, ..Fate::default() };
+        let folder = FakeFolder::default();
+        live(&folder, &messages, &fate);
+        let (_, content) = &folder.outputs()[0];
+        let text = String::from_utf8_lossy(content);
+        let is_whole = |line: &&str| {
+            *line == "2022-12-19T14:16:49.0000000Z|null|null|1.2.3.4"
+                || line.ends_with("\"GET - HTTP/1.1\" 200 43 \"-\" \"-\"")
+                || line.starts_with('{') && line.ends_with('}')
+        };
+        assert_eq!(text.lines().filter(is_whole).count(), 5, "{fate:?}:\n{text}");
+    }
+}
+
+/// Another program's file had got the inode number of the output that was removed: it was cut to the old length.
+#[test]
+fn nothing_that_pixel_did_not_write_is_ever_changed_or_shortened() {
+    for stranger in [&b"somebody else's log\n"[..], b"", b"no line feed at its end"] {
+        let folder = FakeFolder::default();
+        live(&folder, &messages(), &Fate::default());
+        let written = folder.content(OUTPUT).expect("the output");
+        // At the output's name, and beside it, before a start.
+        folder.put(OUTPUT, stranger);
+        folder.put("visits.log.1", &written);
+        folder.put("visits.log.other", stranger);
+        live(&folder, &vec![spooled(20, 2)], &Fate::default());
+        let now = folder.content(OUTPUT).expect("the output");
+        assert!(now.starts_with(stranger) && now.len() > stranger.len());
+        assert_eq!(folder.content("visits.log.1").expect("it is there"), written);
+        assert_eq!(folder.content("visits.log.other").expect("it is there"), stranger);
+    }
+}
+
+/// A foreign file beside a mark of length 0 was taken for the output.
+#[test]
+fn an_empty_output_is_recognised_by_its_name_alone() {
+    let folder = FakeFolder::default();
+    live(&folder, &Vec::new(), &Fate::default());
+    folder.put("visits.log.1", &messages_as_lines());
+    live(&folder, &messages(), &Fate::default());
+    let (name, content) = &folder.outputs()[0];
+    assert_eq!((&name[..], count([&content[..]])), (OUTPUT, expected()), "nothing is claimed of the other");
+}
+
+fn messages_as_lines() -> Vec<u8> {
+    let folder = FakeFolder::default();
+    live(&folder, &messages(), &Fate::default());
+    folder.content(OUTPUT).expect("the output")
+}
+
+/// What stands behind the mark of a ledger of format 1 was cut off; now it is claimed.
+#[test]
+fn a_ledger_of_format_1_is_read_and_what_stands_behind_its_mark_is_claimed() {
+    let written = messages_as_lines();
+    let first_three: usize = written.split_inclusive(|byte| *byte == b'\n').take(3).map(<[u8]>::len).sum();
+    let folder = FakeFolder::default();
+    folder.put(OUTPUT, &written);
+    // As an earlier Pixel wrote it: one entry, whose mark names the file by its inode, the fake disk's first.
+    let entry = format!(
+        r#"{{"output":{{"device":1,"inode":0,"length":{first_three}}},"spools":{{"{}":{{"written":[[1,3]],"duplicates":0}}}},"foreign":0,"foreign_duplicates":0}}"#,
+        Uuid::nil()
+    );
+    let length = (entry.len() as u32).to_le_bytes();
+    let crc = crc32fast::hash(&[&length[..], entry.as_bytes()].concat()).to_le_bytes();
+    folder.put(LEDGER, &[&length[..], &crc, entry.as_bytes()].concat());
+    live(&folder, &messages(), &Fate::default());
+    assert_eq!(folder.content(OUTPUT).expect("the output"), written, "nothing is added and nothing cut off");
+    let ledger = folder.content(LEDGER).expect("the ledger");
+    assert!(ledger[8..].starts_with(b"\"pixel ledger 2\""), "it is of today's format now");
+}
+
+/// An entry of an earlier Pixel is an object: what this one begins with is none, so it refuses and changes nothing.
+#[test]
+fn an_earlier_pixel_refuses_this_ledger_and_a_newer_one_is_refused() {
+    #[derive(serde::Deserialize)]
+    struct EntryOfFormat1 {
+        #[serde(default)]
+        #[expect(dead_code, reason = "only parsed")]
+        foreign: u64,
+    }
+    let folder = FakeFolder::default();
+    live(&folder, &messages(), &Fate::default());
+    let ledger = folder.content(LEDGER).expect("the ledger");
+    let length = u32::from_le_bytes([ledger[0], ledger[1], ledger[2], ledger[3]]) as usize;
+    assert!(serde_json::from_slice::<EntryOfFormat1>(&ledger[8..8 + length]).is_err());
+    let newer = b"\"pixel ledger 3\"";
+    let head = (newer.len() as u32).to_le_bytes();
+    let crc = crc32fast::hash(&[&head[..], newer].concat()).to_le_bytes();
+    let newer = [&head[..], &crc, newer].concat();
+    folder.put(LEDGER, &newer);
+    let opened = LedgerFile::open(Box::new(folder.clone()), OsStr::new(LEDGER));
+    let error = opened.err().expect("it is refused").to_string();
+    assert!(error.contains("pixel ledger 3"), "{error}");
+    assert_eq!(folder.content(LEDGER), Some(newer));
+}
+
+/// With each start it was allowed to grow to four times what it had grown to.
+#[test]
+fn the_ledger_does_not_grow_with_starts() {
+    let folder = FakeFolder::default();
+    for start in 0..100 {
+        let batches: Messages = (0..40).map(|batch| spooled(1 + 40 * start + batch, 1)).collect();
+        live(&folder, &batches, &Fate::default());
+    }
+    let length = folder.content(LEDGER).expect("the ledger").len();
+    assert!(length < 50_000, "{length} bytes after 100 starts and 4,000 batches");
+}
