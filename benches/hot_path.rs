@@ -3,16 +3,17 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark that cannot start may end")]
 
+use std::ffi::OsStr;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
-use pixel::disk::sibling;
+use pixel::disk::folder::RealFolder;
 use pixel::health::Health;
 use pixel::metrics::Metrics;
-use pixel::output::{LedgerFile, OutputFile, OutputLock};
+use pixel::output::{OutputFile, OutputLock, open_ledger};
 use pixel::queue::VisitStore;
 use pixel::record::{Delivered, Inbox, InboxError, Recorder};
 use pixel::spool::Spool;
@@ -114,9 +115,11 @@ fn recorder_batch(criterion: &mut Criterion) {
     for visits in [32u64, 512, 8192] {
         let folder = tempfile::tempdir_in(".").unwrap();
         let output = folder.path().join("visits.log");
-        let lock = OutputLock::acquire(&output, &Stop::default(), || {}).unwrap().unwrap();
-        let mut ledger = LedgerFile::open(&sibling(&output, "ledger")).unwrap();
-        let mut visit_log = OutputFile::new(&output, lock, None, Arc::default());
+        let lock = OutputLock::acquire(&output, &Stop::default(), |_| {}).unwrap().unwrap();
+        let mut ledger = open_ledger(&output).unwrap();
+        let target = Box::new(RealFolder::new(folder.path()));
+        let name = OsStr::new("visits.log");
+        let mut visit_log = OutputFile::new(target, name, Box::new(lock), LineFormat::Pipe, Arc::default());
         let (metrics, health) = (Metrics::default(), Health::default());
         let mut recorder = Recorder {
             format: LineFormat::Pipe,
