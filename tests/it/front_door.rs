@@ -7,11 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
+use crate::support::broker::Broker;
 use crate::support::client::{Client, get};
-use crate::support::fixtures::Embedded;
+use crate::support::fixtures::{Embedded, Services};
 use crate::support::launch::Launch;
 use crate::support::port::free_address;
-use crate::support::program::{LISTENING, Program, RESTARTING};
+use crate::support::program::{CONSUMING, LISTENING, Program, RESTARTING};
 use crate::support::wait::wait_until;
 
 const VISIT: &[u8] = b"GET /track HTTP/1.1\r\nHost: px.example.com\r\n\r\n";
@@ -121,6 +122,27 @@ fn too_many_abandoned_connections_restart_it_and_lose_nothing() -> Outcome {
     system.output.verify(&load.stop())?;
     assert!(system.pixel.runs(), "it is the same process");
     system.stop_and_audit()
+}
+
+/// It logged that it starts again, and ended with 0: nobody wrote any more.
+#[test]
+fn pixel_storage_starts_again_too_when_its_admin_listener_was_abandoned_too_often() -> Outcome {
+    let broker = Broker::shared()?;
+    let services = Services::new(&broker.url(), "abandoned")?;
+    let admin = free_address();
+    let launch = services.storage.with("admin-listen", admin.to_string()).before("ulimit -n 256");
+    let mut storage = launch.start()?;
+    let head = b"POST /metrics HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n";
+    wait_until("a restart", || {
+        drop(crowd(admin, 40, head));
+        storage.log().matches(CONSUMING).count() >= 2 || !storage.runs()
+    })?;
+    assert!(storage.log().contains(RESTARTING) && storage.runs(), "{}", storage.log());
+    let mut http = services.http.start()?;
+    assert_eq!(get(http.address()?, "/track", &[])?.status, 200);
+    services.output.wait_for_lines(1)?;
+    http.stop()?;
+    storage.stop()
 }
 
 /// Of 12 fresh connections opened at once, tiny_http leaves 8 without a thread until another one closes.
