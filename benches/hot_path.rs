@@ -15,7 +15,7 @@ use pixel::health::Health;
 use pixel::metrics::Metrics;
 use pixel::output::{OutputFile, OutputLock, open_ledger};
 use pixel::queue::VisitStore;
-use pixel::record::{Delivered, Inbox, InboxError, Recorder};
+use pixel::record::{DeadLetter, Delivered, Inbox, InboxError, Recorder};
 use pixel::spool::Spool;
 use pixel::stop::Stop;
 use pixel::visit::client_ip::TrustedProxies;
@@ -97,7 +97,7 @@ impl Inbox for Deliveries {
         self.next += self.visits;
         Ok(vec![Delivered { origin: Ok(origin), body: self.body.clone() }])
     }
-    fn acknowledge(&mut self, _: &[usize]) -> Result<(), InboxError> {
+    fn acknowledge(&mut self, _: &[DeadLetter<'_>]) -> Result<(), InboxError> {
         self.batches -= 1;
         if self.batches == 0 {
             self.stop.set();

@@ -19,8 +19,10 @@ pub struct Metrics {
     pub written: Counter,
     /// Visits delivered again and dropped.
     pub duplicate: Counter,
-    /// Messages that could not be read.
+    /// Messages of which nothing could be read.
     pub dead_lettered: Counter,
+    /// Visits that could not be read, of messages of which others could.
+    pub dead_lettered_visits: Counter,
     /// Connections given up with something of theirs still held.
     pub abandoned_connections: Counter,
     /// Connections closed because their client did not read its answers.
@@ -47,6 +49,7 @@ impl Default for Metrics {
             written: Counter::default(),
             duplicate: Counter::default(),
             dead_lettered: Counter::default(),
+            dead_lettered_visits: Counter::default(),
             abandoned_connections: Counter::default(),
             stalled_connections: Counter::default(),
             spool_visits: Gauge::default(),
@@ -63,13 +66,14 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&mut self) {
-        let counters: [(&str, &str, &Counter<u64, AtomicU64>); 8] = [
+        let counters: [(&str, &str, &Counter<u64, AtomicU64>); 9] = [
             ("visits_accepted", "Visits made durable and answered", &self.accepted),
             ("visits_refused", "Visits answered with 503", &self.refused),
             ("visits_published", "Visits confirmed by the broker", &self.published),
             ("visits_written", "Visits durable in the output file", &self.written),
             ("visits_duplicate", "Visits delivered again and dropped", &self.duplicate),
             ("messages_dead_lettered", "Messages that could not be read", &self.dead_lettered),
+            ("dead_lettered_visits", "Visits that alone could not be read", &self.dead_lettered_visits),
             ("http_abandoned_connections", "Connections given up and not freed", &self.abandoned_connections),
             ("http_stalled_connections", "Connections whose client did not read", &self.stalled_connections),
         ];

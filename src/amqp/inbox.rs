@@ -8,10 +8,14 @@ use amiquip::{
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use uuid::Uuid;
 
+use super::confirms::{Confirms, Unconfirmed};
 use super::errors::reason;
+use super::publisher::{PERSISTENT, numbers};
 use super::session::{LOST_BEFORE, Session};
-use crate::record::{Delivered, Inbox, InboxError};
-use crate::visit::wire::{COUNT_HEADER, Origin, PRODUCER_HEADER, SEQUENCE_HEADER, Unreadable};
+use crate::record::{DeadLetter, Delivered, Inbox, InboxError};
+use crate::visit::wire::{
+    COUNT_HEADER, Origin, PRODUCER_HEADER, REASON_HEADER, SEQUENCE_HEADER, Unreadable, message_id,
+};
 
 /// How many messages the broker sends ahead: at 128 KiB each, 8 MiB.
 const PREFETCH_MESSAGES: u16 = 64;
@@ -19,13 +23,21 @@ const PREFETCH_MESSAGES: u16 = 64;
 const BATCH_MAX_BYTES: usize = 4 << 20;
 /// How long a batch may grow: each costs two fdatasyncs.
 const BATCH_GROWS: Duration = Duration::from_millis(100);
+/// How many dead letters wait for their confirm, and how many bytes of them, but for the last.
+const UNCONFIRMED_MAX: usize = 256;
+const UNCONFIRMED_MAX_BYTES: usize = 512 << 10;
+/// How long the broker may take to confirm them: one that blocks publishers says nothing.
+const CONFIRM_MAX: Duration = Duration::from_secs(30);
 
 /// A connection that consumes.
 pub(super) struct AmqpInbox {
     // `None` once it is lost.
     session: Option<Session>,
     deliveries: Receiver<ConsumerMessage>,
-    // The last batch, for its tags.
+    confirms: Confirms,
+    // The exchange of the dead letters.
+    dead_letters: String,
+    // The last batch, without its bodies.
     batch: Vec<Delivery>,
     address: String,
 }
@@ -36,22 +48,56 @@ impl AmqpInbox {
         _: &mut Connection,
         channel: &Channel,
         queue: &str,
-    ) -> amiquip::Result<Receiver<ConsumerMessage>> {
+    ) -> amiquip::Result<(Receiver<ConsumerMessage>, Confirms)> {
+        let confirms = Confirms::listen(channel)?;
         channel.qos(0, PREFETCH_MESSAGES, false)?;
         let consumer = channel.basic_consume(queue, ConsumerOptions::default())?;
         let deliveries = consumer.receiver().clone();
         // Its destructor cancels, and a delivery that arrives after the cancel kills the connection.
         // A tag of some thirty bytes leaks.
         std::mem::forget(consumer);
-        Ok(deliveries)
+        Ok((deliveries, confirms))
     }
 
-    pub(super) fn new(session: Session, deliveries: Receiver<ConsumerMessage>, address: String) -> Self {
-        AmqpInbox { session: Some(session), deliveries, batch: Vec::new(), address }
+    pub(super) fn new(
+        session: Session,
+        deliveries: Receiver<ConsumerMessage>,
+        confirms: Confirms,
+        dead_letters: String,
+        address: String,
+    ) -> Self {
+        AmqpInbox { session: Some(session), deliveries, confirms, dead_letters, batch: Vec::new(), address }
     }
 
     fn lost(&mut self) -> InboxError {
         InboxError(self.session.take().map_or_else(|| LOST_BEFORE.into(), Session::close))
+    }
+
+    /// Publishes visits that cannot be read to the dead letters, each as a message of its own, and waits until
+    /// the broker holds them all.
+    fn set_aside(&mut self, visits: &[&DeadLetter<'_>], batch: &[Delivery]) -> Result<(), InboxError> {
+        let mut bytes = 0;
+        for letter in visits {
+            let session = self.session.as_ref().ok_or_else(|| InboxError(LOST_BEFORE.into()))?;
+            let properties = properties_of_part(letter, &batch[letter.place].properties);
+            let sent =
+                self.confirms.publish(session.channel(), &self.dead_letters, "", letter.bytes, properties);
+            sent.map_err(|error| InboxError(reason(&error)))?;
+            bytes += letter.bytes.len();
+            // A broker that takes nothing is noticed here: with more of it on its way, publishing hangs.
+            if bytes > UNCONFIRMED_MAX_BYTES || self.confirms.outstanding() >= UNCONFIRMED_MAX {
+                self.wait_for_confirms()?;
+                bytes = 0;
+            }
+        }
+        self.wait_for_confirms()
+    }
+
+    fn wait_for_confirms(&mut self) -> Result<(), InboxError> {
+        self.confirms.wait(0, CONFIRM_MAX).map(drop).map_err(|unconfirmed| match unconfirmed {
+            Unconfirmed::Refused(why) => InboxError(format!("a dead letter is not taken: {why}")),
+            Unconfirmed::Lost => self.lost(),
+        })
     }
 
     fn delivery(&mut self, message: ConsumerMessage) -> Result<Delivery, InboxError> {
@@ -91,13 +137,15 @@ impl Inbox for AmqpInbox {
         Ok(batch)
     }
 
-    fn acknowledge(&mut self, unreadable: &[usize]) -> Result<(), InboxError> {
+    fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError> {
         let batch = std::mem::take(&mut self.batch);
+        let (whole, visits): (Vec<_>, Vec<_>) = dead.iter().partition(|letter| letter.is_whole);
+        self.set_aside(&visits, &batch)?;
         let session = self.session.as_ref().ok_or_else(|| InboxError(LOST_BEFORE.into()))?;
         let settle = || {
             let mut newest = None;
             for (place, delivery) in batch.into_iter().enumerate() {
-                match unreadable.contains(&place) {
+                match whole.iter().any(|letter| letter.place == place) {
                     true => delivery.reject(session.channel(), false)?,
                     false => newest = Some(delivery),
                 }
@@ -113,6 +161,29 @@ impl Inbox for AmqpInbox {
     }
 }
 
+/// The properties of a visit that goes to the dead letters by itself, `message` being those of where it was.
+fn properties_of_part(letter: &DeadLetter<'_>, message: &AmqpProperties) -> AmqpProperties {
+    let (mut headers, message_id) = match &letter.origin {
+        Some(Origin::Spool { producer, first, count }) => {
+            (numbers(*producer, *first, *count), Some(message_id(*producer, *first)))
+        }
+        Some(Origin::Foreign { message_id }) => (FieldTable::new(), message_id.clone()),
+        None => (FieldTable::new(), None),
+    };
+    headers.insert(REASON_HEADER.into(), AmqpValue::LongString(letter.reason.to_string()));
+    let mut properties = AmqpProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
+    if let Some(content_type) = message.content_type() {
+        properties = properties.with_content_type(content_type.clone());
+    }
+    if let Some(type_) = message.type_() {
+        properties = properties.with_type_(type_.clone());
+    }
+    if let Some(message_id) = message_id {
+        properties = properties.with_message_id(message_id);
+    }
+    properties
+}
+
 /// Who numbered a message, from its properties.
 fn origin(properties: &AmqpProperties) -> Result<Origin, Unreadable> {
     let headers = properties.headers().as_ref();
@@ -123,7 +194,8 @@ fn origin(properties: &AmqpProperties) -> Result<Origin, Unreadable> {
     if producer.is_none() && sequence.is_none() && count.is_none() {
         return Ok(Origin::Foreign { message_id: properties.message_id().clone() });
     }
-    let bad = |name: &str, value: Option<&AmqpValue>| Unreadable(format!("its header {name} is {value:?}"));
+    let bad =
+        |name: &str, value: Option<&AmqpValue>| Unreadable::new(format!("its header {name} is {value:?}"));
     let producer = match producer {
         Some(AmqpValue::LongString(text)) => Uuid::parse_str(text).ok(),
         _ => None,

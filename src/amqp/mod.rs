@@ -3,6 +3,7 @@
 //! [`Broker`] is the way to it for the relay, which publishes, and for the recorder, which consumes. Both declare
 //! the same exchange and queue, so neither has to be first.
 
+mod confirms;
 mod errors;
 mod inbox;
 mod publisher;
@@ -18,7 +19,7 @@ use amiquip::{Channel, Connection};
 
 use self::session::Session;
 pub(crate) use self::topology::QUEUE_NAME_MAX_BYTES;
-use self::topology::declare;
+use self::topology::{dead_letters, declare};
 use crate::connect::{Connect, ConnectError};
 use crate::record::Inbox;
 use crate::relay::Publisher;
@@ -71,7 +72,8 @@ impl Connect<dyn Publisher> for Broker {
 
 impl Connect<dyn Inbox> for Broker {
     fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError> {
-        let (session, deliveries, address) = self.connect_any(AmqpInbox::prepare)?;
-        Ok(Box::new(AmqpInbox::new(session, deliveries, address)))
+        let (session, (deliveries, confirms), address) = self.connect_any(AmqpInbox::prepare)?;
+        let dead = dead_letters(&self.queue);
+        Ok(Box::new(AmqpInbox::new(session, deliveries, confirms, dead, address)))
     }
 }

@@ -10,6 +10,11 @@ const DELIVERY_LIMIT: i64 = 1000;
 /// The longest queue name: with `.dead` behind it, it must fit AMQP's short string of 255 bytes.
 pub(crate) const QUEUE_NAME_MAX_BYTES: usize = 250;
 
+/// Where what cannot be read goes: the exchange, and the queue that is bound to it.
+pub(super) fn dead_letters(queue: &str) -> String {
+    format!("{queue}.dead")
+}
+
 /// Declares exchange, queue and dead letters as the contract has them. Doing so again changes nothing;
 /// a queue that is there with other arguments is refused by the broker (406).
 pub(super) fn declare(channel: &Channel, queue: &str) -> amiquip::Result<()> {
@@ -21,7 +26,7 @@ pub(super) fn declare(channel: &Channel, queue: &str) -> amiquip::Result<()> {
         table.extend(arguments.into_iter().map(|(name, value)| (name.to_string(), value)));
         QueueDeclareOptions { durable: true, arguments: table, ..QueueDeclareOptions::default() }
     };
-    let dead = format!("{queue}.dead");
+    let dead = dead_letters(queue);
     channel.exchange_declare(ExchangeType::Fanout, &dead, durable())?;
     channel.queue_declare(&dead, quorum(vec![]))?;
     channel.queue_bind(&dead, &dead, "", FieldTable::new())?;

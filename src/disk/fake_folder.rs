@@ -250,7 +250,7 @@ impl FakeFolder {
         if succeeds { Ok(done) } else { Err(refused()) }
     }
 
-    fn ask<T>(&self, answer: impl FnOnce(&mut Disk) -> T) -> io::Result<T> {
+    pub(crate) fn ask<T>(&self, answer: impl FnOnce(&mut Disk) -> T) -> io::Result<T> {
         self.change(|disk, _| answer(disk))
     }
 }

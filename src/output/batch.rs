@@ -300,17 +300,23 @@ impl Batch {
     }
 }
 
-/// How many of `bytes` stand before `position`, where an append failed that began at `end` or behind, or anywhere
-/// where somebody cut the file off.
+/// How many of `bytes` stand before `position`, where an append failed that was to begin at `end`.
 fn arrived(file: &dyn GrowingFile, end: u64, position: u64, bytes: &[u8]) -> io::Result<usize> {
-    let most = if position < end { position } else { position - end };
-    let longest = most.min(bytes.len() as u64) as usize;
-    let mut there = vec![0; longest];
-    if longest == 0 || !file.read_whole(&mut there, position - longest as u64)? {
-        return Ok(0);
+    let stands = |length: usize| {
+        let mut there = vec![0; length];
+        Ok::<_, io::Error>(file.read_whole(&mut there, position - length as u64)? && there == bytes[..length])
+    };
+    // Mostly what is there more than before; but others may have appended, or cut the file off, in between.
+    let grown = position.saturating_sub(end).min(bytes.len() as u64) as usize;
+    if grown > 0 && stands(grown)? {
+        return Ok(grown);
     }
-    let ends_with = |length: &usize| there[longest - length..] == bytes[..*length];
-    Ok((1..=longest).rev().find(ends_with).unwrap_or(0))
+    for length in (1..=position.min(bytes.len() as u64) as usize).rev() {
+        if stands(length)? {
+            return Ok(length);
+        }
+    }
+    Ok(0)
 }
 
 /// Whether a line that is appended at `end` begins there.

@@ -1,8 +1,9 @@
 //! Proof of the order of steps, over the real recorder, output file and ledger: whatever call fails, wherever the
 //! process or the power goes, and whatever others do to the file in between, each visit is written once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::{LedgerFile, OutputFile, Right};
 use crate::disk::fake_folder::{Deed, FAULTS, FakeFolder, Fault, OUTPUT};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::record::{Delivered, Inbox, InboxError, RecordError, Recorder, VisitLogError};
+use crate::record::{DeadLetter, Delivered, Inbox, InboxError, RecordError, Recorder, VisitLogError};
 use crate::stop::Stop;
 use crate::visit::lines::LineFormat;
 use crate::visit::wire::{Origin, Unreadable};
@@ -30,32 +31,54 @@ impl Right for FakeRight {
     }
 }
 
-/// Delivers what is not acknowledged, two messages at a time, and ends the process when there is nothing left.
+/// What became of the messages.
+#[derive(Default)]
+struct Fortune {
+    acknowledged: Vec<bool>,
+    // By message: what of it was set aside, the number of a visit, or 0 for the whole.
+    dead: BTreeMap<usize, BTreeSet<u64>>,
+}
+
+/// Delivers what is not acknowledged, two messages at a time, and ends the process when there is nothing left. Its
+/// calls fail and die as the disk's do.
 struct MemoryInbox<'a> {
     folder: FakeFolder,
     messages: &'a [(Result<Origin, Unreadable>, Vec<u8>)],
-    acknowledged: &'a mut Vec<bool>,
+    fortune: &'a mut Fortune,
     delivered: Vec<usize>,
+    batch: Vec<usize>,
+}
+
+fn lost(_: io::Error) -> InboxError {
+    InboxError("lost".into())
 }
 
 impl Inbox for MemoryInbox<'_> {
     fn receive(&mut self, _: Duration) -> Result<Vec<Delivered>, InboxError> {
         let waiting = (0..self.messages.len()).filter(|n| !self.delivered.contains(n));
-        let batch: Vec<usize> = waiting.filter(|n| !self.acknowledged[*n]).take(2).collect();
-        self.delivered.extend(&batch);
-        if batch.is_empty() {
+        self.batch = waiting.filter(|n| !self.fortune.acknowledged[*n]).take(2).collect();
+        self.delivered.extend(&self.batch);
+        self.folder.ask(|_| ()).map_err(lost)?;
+        if self.batch.is_empty() {
             self.folder.disk().stop.set();
         }
         let message = |n: &usize| {
             let (origin, body) = self.messages[*n].clone();
             Delivered { origin, body }
         };
-        Ok(batch.iter().map(message).collect())
+        Ok(self.batch.iter().map(message).collect())
     }
-    fn acknowledge(&mut self, _: &[usize]) -> Result<(), InboxError> {
-        assert!(!self.folder.disk().is_dead, "a dead process acknowledges nothing");
-        self.delivered.iter().for_each(|n| self.acknowledged[*n] = true);
-        Ok(())
+    fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError> {
+        for letter in dead {
+            let number = match &letter.origin {
+                Some(Origin::Spool { first, .. }) if !letter.is_whole => *first,
+                _ => 0,
+            };
+            let set_aside = self.fortune.dead.entry(self.batch[letter.place]).or_default();
+            self.folder.ask(|_| set_aside.insert(number)).map_err(lost)?;
+        }
+        let (delivered, acknowledged) = (&self.delivered, &mut self.fortune.acknowledged);
+        self.folder.ask(|_| delivered.iter().for_each(|n| acknowledged[*n] = true)).map_err(lost)
     }
     fn address(&self) -> &str {
         "memory"
@@ -75,7 +98,16 @@ fn foreign(id: &str) -> (Result<Origin, Unreadable>, Vec<u8>) {
 }
 
 fn messages() -> Messages {
-    vec![spooled(1, 3), foreign("a"), spooled(2, 4), foreign("a"), spooled(1, 3), spooled(9, 1)]
+    let unreadable = (foreign("b").0, b"hello".to_vec());
+    let (origin, body) = spooled(9, 3);
+    let bad_line = (origin, [b"x", &body[1..]].concat());
+    let again = spooled(1, 3);
+    vec![spooled(1, 3), foreign("a"), unreadable, spooled(2, 4), foreign("a"), again, bad_line]
+}
+
+/// What of them ends in the dead letters: a message as a whole, and one visit.
+fn expected_dead() -> BTreeMap<usize, BTreeSet<u64>> {
+    BTreeMap::from([(2, BTreeSet::from([0])), (6, BTreeSet::from([9]))])
 }
 
 /// A visit that is written before anything happens: in an output that is empty yet, nothing tells it from another.
@@ -84,7 +116,7 @@ fn first_message() -> Messages {
 }
 
 fn expected() -> BTreeMap<String, usize> {
-    ["1", "2", "3", "4", "5", "9", "foreign"].into_iter().map(|name| (name.to_string(), 1)).collect()
+    ["1", "2", "3", "4", "5", "10", "11", "foreign"].into_iter().map(|name| (name.to_string(), 1)).collect()
 }
 
 /// How often each visit stands in these files, in lines that are whole.
@@ -115,9 +147,10 @@ struct Fate {
     formats: Vec<LineFormat>,
 }
 
-/// Records until every message is acknowledged, through as many processes as it takes.
-fn live(folder: &FakeFolder, messages: &Messages, fate: &Fate) {
-    let mut acknowledged = vec![false; messages.len()];
+/// Records until every message is acknowledged, through as many connections and processes as it takes; returns what
+/// went to the dead letters.
+fn live(folder: &FakeFolder, messages: &Messages, fate: &Fate) -> BTreeMap<usize, BTreeSet<u64>> {
+    let mut fortune = Fortune { acknowledged: vec![false; messages.len()], ..Fortune::default() };
     {
         let mut disk = folder.disk();
         (disk.faults, disk.deeds) = (fate.faults.clone(), fate.deeds.clone());
@@ -125,13 +158,13 @@ fn live(folder: &FakeFolder, messages: &Messages, fate: &Fate) {
     folder.start_again(false);
     for process in 0..8 {
         let format = fate.formats.get(process).or(fate.formats.last()).copied().unwrap_or(LineFormat::Ndjson);
-        run(folder, messages, &mut acknowledged, format);
+        run(folder, messages, &mut fortune, format);
         let is_over = {
             let disk = folder.disk();
             !disk.is_dead && disk.has_lock
         };
-        if is_over && acknowledged.iter().all(|done| *done) {
-            return;
+        if is_over && fortune.acknowledged.iter().all(|done| *done) {
+            return fortune.dead;
         }
         let was_killed = folder.disk().is_dead;
         folder.start_again(fate.loses_power && was_killed);
@@ -140,7 +173,7 @@ fn live(folder: &FakeFolder, messages: &Messages, fate: &Fate) {
 }
 
 /// One process.
-fn run(folder: &FakeFolder, messages: &Messages, acknowledged: &mut Vec<bool>, format: LineFormat) {
+fn run(folder: &FakeFolder, messages: &Messages, fortune: &mut Fortune, format: LineFormat) {
     let stop: Stop = folder.disk().stop.clone();
     let ledger = loop {
         if stop.is_set() {
@@ -157,8 +190,16 @@ fn run(folder: &FakeFolder, messages: &Messages, acknowledged: &mut Vec<bool>, f
     let (metrics, health) = (Metrics::default(), Health::default());
     let mut recorder =
         Recorder { format, visit_log: &mut output, ledger: &mut ledger, metrics: &metrics, health: &health };
-    let mut inbox = MemoryInbox { folder: folder.clone(), messages, acknowledged, delivered: Vec::new() };
-    let ended = recorder.prepare(&stop).and_then(|()| recorder.run(&mut inbox, &stop));
+    let mut ended = recorder.prepare(&stop);
+    while ended.is_ok() && !stop.is_set() {
+        let (delivered, batch) = (Vec::new(), Vec::new());
+        let mut inbox = MemoryInbox { folder: folder.clone(), messages, fortune, delivered, batch };
+        ended = match recorder.run(&mut inbox, &stop) {
+            // There is another connection.
+            Err(RecordError::Inbox(_)) => Ok(()),
+            ended => ended,
+        };
+    }
     match ended {
         Ok(()) | Err(RecordError::LockLost(_)) => {}
         Err(error) => panic!("{error}"),
@@ -201,8 +242,9 @@ fn whichever_call_fails_or_dies_each_visit_is_written_once() {
             for loses_power in [false, true] {
                 let fate = Fate { faults: vec![(call, fault)], loses_power, ..Fate::default() };
                 let folder = FakeFolder::default();
-                live(&folder, &messages(), &fate);
+                let dead = live(&folder, &messages(), &fate);
                 is_written_once(&folder, &fate);
+                assert_eq!(dead, expected_dead(), "{fate:?}");
             }
         }
     }
@@ -215,8 +257,9 @@ fn whichever_two_calls_fail_or_die_each_visit_is_written_once() {
         let faults = vec![(call, FAULTS[first]), (call + later, FAULTS[second])];
         let fate = Fate { faults, loses_power: (call + first) % 2 == 0, ..Fate::default() };
         let folder = FakeFolder::default();
-        live(&folder, &messages(), &fate);
+        let dead = live(&folder, &messages(), &fate);
         is_written_once(&folder, &fate);
+        assert_eq!(dead, expected_dead(), "{fate:?}");
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Producer {
     pub written: u64,
     /// Their sequences as first and last of each run.
     pub sequences: Vec<(u64, u64)>,
+    /// The runs of those that went to the dead letters and were not written since.
+    pub dead: Vec<(u64, u64)>,
     /// The runs that are neither written nor anywhere else that is known.
     pub gaps: Vec<(u64, u64)>,
     /// How many visits were delivered again and dropped.
@@ -63,7 +65,7 @@ impl Audit {
             let (waits, is_elsewhere) =
                 (waiting.get(&producer).unwrap_or(&none), elsewhere.get(&producer).unwrap_or(&none));
             let mut known = spooled.written.clone();
-            for (first, last) in waits.runs().chain(is_elsewhere.runs()) {
+            for (first, last) in spooled.dead.runs().chain(waits.runs()).chain(is_elsewhere.runs()) {
                 known.insert(first..=last);
             }
             let last = known.runs().last().map_or(0, |(_, last)| last);
@@ -79,6 +81,7 @@ impl Audit {
             producers.push(Producer {
                 producer,
                 written: spooled.written.len(),
+                dead: spooled.dead.runs().collect(),
                 gaps: missing.into_iter().map(|part| (*part.start(), *part.end())).collect(),
                 duplicates: spooled.duplicates,
                 waiting: only_in(waits),
@@ -103,7 +106,7 @@ impl Audit {
 impl fmt::Display for Audit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for one in &self.producers {
-            let Producer { producer, written, sequences, gaps, duplicates, waiting, elsewhere } = one;
+            let Producer { producer, written, sequences, dead, gaps, duplicates, waiting, elsewhere } = one;
             write!(formatter, "producer {producer}: {written} written, {duplicates} duplicates dropped")?;
             for (count, what) in [(waiting, "waiting in the spool"), (elsewhere, "in another ledger")] {
                 if *count > 0 {
@@ -111,6 +114,9 @@ impl fmt::Display for Audit {
                 }
             }
             writeln!(formatter, "\n  sequences {}", Runs(sequences))?;
+            if !dead.is_empty() {
+                writeln!(formatter, "  in the dead letters {}", Runs(dead))?;
+            }
             if !gaps.is_empty() {
                 writeln!(formatter, "  gaps {}", Runs(gaps))?;
             }
@@ -172,6 +178,19 @@ mod tests {
         assert!(text.contains("6 written, 1 duplicates dropped"), "{text}");
         assert!(text.contains("sequences 1-5, 9") && text.contains("gaps 6-8"), "{text}");
         assert_eq!(Audit::of(&Written::default(), &none, &none).to_string(), "nothing written yet\n");
+    }
+
+    #[test]
+    fn a_dead_letter_is_no_gap() {
+        let none = BTreeMap::new();
+        let mut written = written(&[1..=5, 9..=9], false);
+        let mut entry = Entry::default();
+        entry.note_dead(&written, Uuid::nil(), 7);
+        written.apply(&entry);
+        let audit = Audit::of(&written, &none, &none);
+        assert_eq!(audit.missing, 2);
+        let text = audit.to_string();
+        assert!(text.contains("gaps 6, 8") && text.contains("in the dead letters 7"), "{text}");
     }
 
     #[test]

@@ -6,23 +6,25 @@
 //! output, which the next start cuts off.
 
 mod audit;
+mod dead_file;
 mod files;
+mod plan;
 mod ports;
 mod sequences;
 mod spool_inbox;
 mod state;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use uuid::Uuid;
 
 pub use self::audit::Audit;
 pub use self::files::{BLOCK_BYTES, FileRecord, Stretch, TAIL_BYTES};
+use self::plan::Plan;
 pub use self::ports::{
-    Appended, Delivered, Inbox, InboxError, Ledger, LedgerError, Lines, Placed, VisitLog, VisitLogError,
+    Appended, DeadLetter, Delivered, Inbox, InboxError, Ledger, LedgerError, Lines, Placed, VisitLog,
+    VisitLogError,
 };
 pub use self::sequences::Sequences;
 pub use self::spool_inbox::SpoolInbox;
@@ -31,12 +33,13 @@ use crate::connect::{Backoff, Connect, ConnectError, Reconnect, Setback};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
-use crate::visit::Visit;
-use crate::visit::lines::{LineFormat, Numbered};
-use crate::visit::wire::{Origin, Unreadable, decode};
+use crate::visit::lines::LineFormat;
+use crate::visit::wire::Origin;
 
 /// How many refusals of the broker in a row end the recorder.
 pub const REFUSALS_MAX: u32 = 3;
+/// How many dead letters of a batch are in the log by themselves.
+const DEAD_LOGGED_MAX: usize = 10;
 /// How long an idle recorder waits before it looks at the output file and at `stop`.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -104,18 +107,6 @@ pub struct Recorder<'a> {
     pub health: &'a Health,
 }
 
-/// What is to become of a batch.
-struct Plan {
-    lines: Lines,
-    // Which visit each line is.
-    numbers: Vec<Option<(Uuid, u64)>>,
-    // The same visits as earlier formats had them, while lines of those wait to be claimed.
-    as_claimed: Vec<Lines>,
-    times: Vec<Timestamp>,
-    entry: Entry,
-    unreadable: Vec<(usize, Unreadable)>,
-}
-
 impl Recorder<'_> {
     /// Records what `inbox` delivers until `stop` is set. While the output or the ledger fails it
     /// holds the batch and tries again, and takes no further deliveries.
@@ -129,19 +120,17 @@ impl Recorder<'_> {
                 self.attempt(Self::look_after)?;
                 continue;
             }
-            let plan = self.plan(&batch);
+            let (formats, written) = (self.visit_log.claims_formats(), self.ledger.written());
+            let plan = Plan::of(&batch, self.format, formats, written);
             if !self.persist(stop, |recorder| recorder.write(&plan))? {
                 return Ok(());
             }
             self.count(&plan);
-            for (_, why) in &plan.unreadable {
-                log::warn!("a message that cannot be read goes to the dead letters: {why}");
-            }
-            let unreadable: Vec<usize> = plan.unreadable.iter().map(|(place, _)| *place).collect();
+            log_dead(&plan.dead);
             if !self.persist(stop, |recorder| Ok(recorder.visit_log.check()?))? {
                 return Ok(());
             }
-            inbox.acknowledge(&unreadable)?;
+            inbox.acknowledge(&plan.dead)?;
         }
         Ok(())
     }
@@ -230,46 +219,10 @@ impl Recorder<'_> {
         }
     }
 
-    /// What of a batch is new, and the lines for it.
-    fn plan(&self, batch: &[Delivered]) -> Plan {
-        let mut plan = Plan::new(self.format, self.visit_log.claims_formats());
-        for (place, message) in batch.iter().enumerate() {
-            let visits = message.origin.as_ref().map_err(Clone::clone).and_then(|origin| {
-                let visits = decode(origin, &message.body)?;
-                Ok((origin, visits))
-            });
-            let (origin, visits) = match visits {
-                Ok(read) => read,
-                Err(why) => {
-                    plan.unreadable.push((place, why));
-                    continue;
-                }
-            };
-            match origin {
-                Origin::Foreign { message_id } => {
-                    let count = visits.len() as u64;
-                    if plan.entry.note_foreign(self.ledger.written(), message_id.as_ref(), count) {
-                        visits.iter().for_each(|visit| plan.add(visit, None));
-                    }
-                }
-                Origin::Spool { producer, first, count } => {
-                    let all = *first..=first + (count - 1);
-                    let new = plan.entry.note(self.ledger.written(), *producer, all);
-                    for (visit, sequence) in visits.iter().zip(*first..) {
-                        if new.iter().any(|range| range.contains(&sequence)) {
-                            plan.add(visit, Some((*producer, sequence)));
-                        }
-                    }
-                }
-            }
-        }
-        plan
-    }
-
     /// The order of these steps is the promise: nothing is acknowledged that a power cut can take away, and
     /// nothing is appended before the ledger knows where that begins. A step that failed is gone on with by the next
     /// call.
-    fn write(&mut self, plan: &Plan) -> Result<(), StepError> {
+    fn write(&mut self, plan: &Plan<'_>) -> Result<(), StepError> {
         self.visit_log.check()?;
         self.ledger.repair()?;
         let mut entry = plan.entry.clone();
@@ -316,70 +269,31 @@ impl Recorder<'_> {
         Ok(self.visit_log.refresh()?)
     }
 
-    fn count(&self, plan: &Plan) {
+    fn count(&self, plan: &Plan<'_>) {
         let now = Timestamp::now();
         for time in &plan.times {
             self.metrics.age_at_write.observe(now.duration_since(*time).as_secs_f64().max(0.0));
         }
         self.metrics.written.inc_by(plan.times.len() as u64);
         self.metrics.duplicate.inc_by(plan.entry.duplicates());
-        self.metrics.dead_lettered.inc_by(plan.unreadable.len() as u64);
+        let whole = plan.dead.iter().filter(|letter| letter.is_whole).count();
+        self.metrics.dead_lettered.inc_by(whole as u64);
+        self.metrics.dead_lettered_visits.inc_by((plan.dead.len() - whole) as u64);
     }
 }
 
-impl Plan {
-    fn new(format: LineFormat, claimed: Vec<LineFormat>) -> Self {
-        let others = claimed.into_iter().filter(|other| *other != format);
-        Plan {
-            lines: Lines::new(format),
-            numbers: Vec::new(),
-            as_claimed: others.map(Lines::new).collect(),
-            times: Vec::new(),
-            entry: Entry::default(),
-            unreadable: Vec::new(),
-        }
+/// Says in the log what is to go to the dead letters, but not all of very much.
+fn log_dead(dead: &[DeadLetter<'_>]) {
+    for letter in &dead[..dead.len().min(DEAD_LOGGED_MAX)] {
+        let what = if letter.is_whole { "message" } else { "visit" };
+        let whose = match &letter.origin {
+            Some(Origin::Spool { producer, first, .. }) => format!("{producer}:{first}: "),
+            Some(Origin::Foreign { message_id: Some(id) }) => format!("{id:?}: "),
+            _ => String::new(),
+        };
+        log::warn!("a {what} that cannot be read goes to the dead letters: {whose}{}", letter.reason);
     }
-
-    fn add(&mut self, visit: &Visit<'_>, number: Option<(Uuid, u64)>) {
-        self.times.push(visit.received_at);
-        self.numbers.push(number);
-        let all = std::iter::once(&mut self.lines).chain(&mut self.as_claimed);
-        all.for_each(|lines| lines.add(Numbered { visit, number }));
-    }
-
-    /// Notes in `entry` where the lines are.
-    fn place(&self, appended: &Appended, written: &Written, entry: &mut Entry) {
-        entry.mark = Some(appended.mark.clone());
-        entry.claims.clone_from(&appended.claims);
-        let is_in_one = appended.placed.iter().all(|placed| placed.file == appended.mark.file);
-        let mut files: BTreeMap<u64, (FileChange, FileRecord)> = BTreeMap::new();
-        for placed in &appended.placed {
-            let (change, record) = files.entry(placed.file).or_insert_with(|| {
-                // The end of what is known, for the block that is not full yet.
-                let known = written.files().get(&placed.file);
-                let last = known.and_then(|known| known.stretches.last()).cloned();
-                let record = FileRecord { stretches: last.into_iter().collect(), ..FileRecord::default() };
-                (FileChange { file: placed.file, ..FileChange::default() }, record)
-            });
-            let stretch = FileRecord::stretch(record.stretches.last(), placed.start, &placed.bytes);
-            record.add(&stretch);
-            change.stretches.push(stretch);
-            change.lines += placed.lines.len() as u64;
-            for number in placed.lines.iter().map(|line| self.numbers[*line]) {
-                match number {
-                    None => change.foreign += 1,
-                    Some((producer, sequence)) if !is_in_one => {
-                        let spools = change.spools.get_or_insert_default();
-                        spools.entry(producer).or_default().insert(sequence..=sequence);
-                    }
-                    // They are all of the entry's.
-                    Some(_) => {}
-                }
-            }
-            if !is_in_one {
-                change.spools.get_or_insert_default();
-            }
-        }
-        entry.files = files.into_values().map(|(change, _)| change).collect();
+    if dead.len() > DEAD_LOGGED_MAX {
+        log::warn!("and {} more of that batch", dead.len() - DEAD_LOGGED_MAX);
     }
 }

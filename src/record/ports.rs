@@ -17,6 +17,21 @@ pub struct Delivered {
     pub body: Vec<u8>,
 }
 
+/// What cannot be read of a batch: a visit, or a message as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter<'a> {
+    /// The place of its message in the batch.
+    pub place: usize,
+    /// Whether it is the whole message. Else the rest of the message was readable, and this is one visit.
+    pub is_whole: bool,
+    /// Whose it is, as when it is delivered again by itself; `None` where that is what cannot be read.
+    pub origin: Option<Origin>,
+    /// What came.
+    pub bytes: &'a [u8],
+    /// Why it cannot be read.
+    pub reason: Unreadable,
+}
+
 /// Where messages come from.
 pub trait Inbox {
     /// The messages that wait, bounded in number and bytes; empty when there were none for `wait`.
@@ -26,12 +41,13 @@ pub trait Inbox {
     /// [`InboxError`] when the way to the messages is lost; all that was not acknowledged will come
     /// again on the next one.
     fn receive(&mut self, wait: Duration) -> Result<Vec<Delivered>, InboxError>;
-    /// Lets go of every message received so far: those at `unreadable` (ascending places in the last
-    /// batch) to the dead letters, whole, and the rest for good.
+    /// Sets `dead` aside, durably, and then lets go of every message of the last batch for good.
+    /// `dead` is in the order of its places in that batch.
     ///
     /// # Errors
-    /// [`InboxError`] when the way to the messages is lost: any of them may come again.
-    fn acknowledge(&mut self, unreadable: &[usize]) -> Result<(), InboxError>;
+    /// [`InboxError`] when that cannot be done or the way to the messages is lost: any of them may come
+    /// again, and what of `dead` was set aside is set aside again then.
+    fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError>;
     /// Where the messages come from, fit to be shown.
     fn address(&self) -> &str;
 }
@@ -61,6 +77,12 @@ impl Lines {
     pub fn add(&mut self, visit: Numbered<'_>) {
         self.format.write(visit, &mut self.bytes);
         self.ends.push(self.bytes.len());
+    }
+
+    /// Keeps the first `count` lines.
+    pub fn truncate(&mut self, count: usize) {
+        self.ends.truncate(count);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
     }
 
     /// How many they are.

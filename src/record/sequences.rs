@@ -60,6 +60,17 @@ impl Sequences {
         missing
     }
 
+    /// Removes every number that is in `others`.
+    pub fn remove_all(&mut self, others: &Sequences) {
+        let left = self.runs().flat_map(|(first, last)| others.missing(first..=last));
+        self.runs = left.map(RangeInclusive::into_inner).collect();
+    }
+
+    /// Whether `number` is in the set.
+    pub fn has(&self, number: u64) -> bool {
+        self.runs.range(..=number).next_back().is_some_and(|(_, last)| *last >= number)
+    }
+
     /// The runs, ascending, as (first, last).
     pub fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.runs.iter().map(|(&first, &last)| (first, last))
@@ -117,12 +128,19 @@ mod tests {
             let (first, last) = (asked.0, asked.0 + asked.1);
             let missing: Vec<u64> = sequences.missing(first..=last).into_iter().flatten().collect();
             let expected: Vec<u64> = (first..=last).filter(|n| !plain.contains(n)).collect();
-            prop_assert_eq!(missing, expected);
+            prop_assert_eq!(&missing, &expected);
             prop_assert_eq!(sequences.len(), plain.len() as u64);
             let members: Vec<u64> = sequences.runs().flat_map(|(a, b)| a..=b).collect();
             prop_assert_eq!(members, plain.iter().copied().collect::<Vec<_>>());
             let touching = sequences.gaps().iter().any(|(a, b)| a > b);
             prop_assert!(!touching, "runs that touch must be one run");
+            let mut left = Sequences::default();
+            left.insert(asked.0..=asked.0 + asked.1);
+            left.remove_all(&sequences);
+            for number in 0..300 {
+                prop_assert_eq!(sequences.has(number), plain.contains(&number));
+                prop_assert_eq!(left.has(number), expected.contains(&number));
+            }
         }
     }
 

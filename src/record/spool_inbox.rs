@@ -1,11 +1,10 @@
 //! The inbox of the embedded program: the spool itself, with no broker in between.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::ports::{Delivered, Inbox, InboxError};
-use crate::disk::private_file;
+use super::dead_file;
+use super::ports::{DeadLetter, Delivered, Inbox, InboxError};
 use crate::queue::{Backlog, Position};
 use crate::visit::wire::Origin;
 
@@ -22,13 +21,12 @@ pub struct SpoolInbox<'a> {
     // Where messages go that cannot be read: this program's own, so after a defect or a downgrade.
     dead_letters: PathBuf,
     cursor: Position,
-    batch: Vec<u8>,
 }
 
 impl<'a> SpoolInbox<'a> {
     /// The inbox of `backlog`, from its first unconfirmed visit on.
     pub fn new(backlog: &'a dyn Backlog, dead_letters: PathBuf) -> Self {
-        SpoolInbox { backlog, dead_letters, cursor: backlog.confirmed(), batch: Vec::new() }
+        SpoolInbox { backlog, dead_letters, cursor: backlog.confirmed() }
     }
 
     /// Waits until a batch is large enough, or grows no more, or is old enough.
@@ -42,12 +40,6 @@ impl<'a> SpoolInbox<'a> {
             }
             std::thread::sleep(BATCH_QUIET);
         }
-    }
-
-    fn keep_dead(&self) -> io::Result<()> {
-        let mut file = private_file().append(true).open(&self.dead_letters)?;
-        file.write_all(&self.batch)?;
-        file.sync_data()
     }
 }
 
@@ -71,13 +63,12 @@ impl Inbox for SpoolInbox<'_> {
         let message = reading.message;
         self.cursor = reading.end;
         let origin = Origin::Spool { producer: message.producer, first: message.first, count: message.count };
-        self.batch.clone_from(&message.body);
         Ok(vec![Delivered { origin: Ok(origin), body: message.body }])
     }
 
-    fn acknowledge(&mut self, unreadable: &[usize]) -> Result<(), InboxError> {
-        if !unreadable.is_empty() {
-            self.keep_dead().map_err(|error| {
+    fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError> {
+        if !dead.is_empty() {
+            dead_file::append(&self.dead_letters, dead).map_err(|error| {
                 InboxError(format!("failed to append to `{}`: {error}", self.dead_letters.display()))
             })?;
         }

@@ -81,6 +81,9 @@ pub struct FileChange {
 pub struct Spooled {
     /// The sequences written.
     pub written: Sequences,
+    /// The sequences that went to the dead letters alone and were not written since.
+    #[serde(default, skip_serializing_if = "Sequences::is_empty")]
+    pub dead: Sequences,
     /// How many visits were delivered again and dropped.
     pub duplicates: u64,
 }
@@ -129,13 +132,35 @@ impl Entry {
         producer: Uuid,
         range: RangeInclusive<u64>,
     ) -> Vec<RangeInclusive<u64>> {
+        let new = self.missing(written, producer, range.clone());
         let spooled = self.spools.entry(producer).or_default();
-        let unwritten = written.missing(producer, range.clone());
-        let new: Vec<_> = unwritten.into_iter().flat_map(|part| spooled.written.missing(part)).collect();
         let fresh: u64 = new.iter().map(|part| part.end() - part.start() + 1).sum();
         new.iter().for_each(|part| spooled.written.insert(part.clone()));
         spooled.duplicates += range.end() - range.start() + 1 - fresh;
         new
+    }
+
+    /// The parts of `range` that neither `written` nor this batch has yet.
+    pub fn missing(
+        &self,
+        written: &Written,
+        producer: Uuid,
+        range: RangeInclusive<u64>,
+    ) -> Vec<RangeInclusive<u64>> {
+        let missing = written.missing(producer, range);
+        match self.spools.get(&producer) {
+            Some(spooled) => missing.into_iter().flat_map(|part| spooled.written.missing(part)).collect(),
+            None => missing,
+        }
+    }
+
+    /// Notes a visit of a spool that goes to the dead letters. One that is written is not dead.
+    pub fn note_dead(&mut self, written: &Written, producer: Uuid, sequence: u64) {
+        let dead = sequence..=sequence;
+        let is_noted = written.spools.get(&producer).is_some_and(|spooled| spooled.dead.has(sequence));
+        if !is_noted && !self.missing(written, producer, dead.clone()).is_empty() {
+            self.spools.entry(producer).or_default().dead.insert(dead);
+        }
     }
 
     /// Notes a message of another client; returns whether it is new.
@@ -193,6 +218,9 @@ impl Written {
             let spooled = self.spools.entry(*producer).or_default();
             new.written.runs().for_each(|(first, last)| spooled.written.insert(first..=last));
             spooled.duplicates += new.duplicates;
+            new.dead.runs().for_each(|(first, last)| spooled.dead.insert(first..=last));
+            // What can be read at last, after an upgrade, is dead no more.
+            spooled.dead.remove_all(&spooled.written);
         }
         for id in &entry.message_ids {
             if self.message_ids.insert(id.clone()) {
@@ -321,6 +349,31 @@ mod tests {
         assert_eq!(again.missing(Uuid::nil(), 0..=9), vec![0..=0, 8..=9]);
         assert!(again.has_seen("a"));
         assert_eq!(again.snapshot().duplicates(), 2);
+    }
+
+    #[test]
+    fn a_dead_visit_that_is_written_later_is_dead_no_more() {
+        let dead = |written: &Written| written.snapshot().spools[&Uuid::nil()].dead.clone();
+        let mut written = Written::default();
+        for (case, noted_dead, noted_written, is_dead) in [
+            ("two", &[3, 5][..], &[1][..], &[3, 5][..]),
+            ("again", &[3], &[], &[3, 5]),
+            ("one is written", &[], &[5], &[3]),
+            ("it comes bad again", &[5], &[], &[3]),
+            ("dead and written in one batch", &[3, 7], &[3], &[7]),
+        ] {
+            let mut entry = Entry::default();
+            noted_dead.iter().for_each(|n| entry.note_dead(&written, Uuid::nil(), *n));
+            noted_written.iter().for_each(|n| drop(entry.note(&written, Uuid::nil(), *n..=*n)));
+            let bytes = serde_json::to_vec(&entry).expect(case);
+            written.apply(&serde_json::from_slice(&bytes).expect(case));
+            let numbers: Vec<u64> = dead(&written).runs().flat_map(|(first, last)| first..=last).collect();
+            assert_eq!(numbers, is_dead, "{case}");
+        }
+        let yesterday =
+            r#"{"spools":{"00000000-0000-0000-0000-000000000000":{"written":[[1,2]],"duplicates":0}}}"#;
+        let entry: Entry = serde_json::from_str(yesterday).expect("an older Pixel wrote it");
+        assert!(entry.spools[&Uuid::nil()].dead.is_empty());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The `RecordVisitCommand` as it travels: from the spool through the broker to the recorder.
 
 use std::fmt;
+use std::io::BufRead;
 
+use serde::de::IgnoredAny;
+use serde_json::Deserializer;
 use uuid::Uuid;
 
 use crate::visit::Visit;
@@ -17,8 +20,16 @@ pub const SEQUENCE_HEADER: &str = "pixel-sequence";
 /// The header with the number of a message's lines.
 pub const COUNT_HEADER: &str = "pixel-count";
 
-/// What a visit takes as JSON, more or less.
-const TYPICAL_BYTES: usize = 256;
+/// The header of a dead letter with why it cannot be read.
+pub const REASON_HEADER: &str = "pixel-reason";
+
+/// How much of a reason is kept, in bytes: some quote what they found.
+const REASON_MAX_BYTES: usize = 512;
+
+/// The id of a message whose first visit has this number: `<producer>:<sequence>`.
+pub fn message_id(producer: Uuid, sequence: u64) -> String {
+    format!("{producer}:{sequence}")
+}
 
 /// Consecutive visits of one producer: a spool's reading, a broker's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +47,7 @@ pub struct Message {
 impl Message {
     /// `<producer>:<first sequence>`.
     pub fn message_id(&self) -> String {
-        format!("{}:{}", self.producer, self.first)
+        message_id(self.producer, self.first)
     }
 }
 
@@ -63,6 +74,14 @@ pub enum Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable(pub String);
 
+impl Unreadable {
+    /// For `reason`, or its beginning.
+    pub fn new(mut reason: String) -> Self {
+        reason.truncate(reason.floor_char_boundary(REASON_MAX_BYTES));
+        Unreadable(reason)
+    }
+}
+
 impl fmt::Display for Unreadable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
@@ -78,23 +97,74 @@ pub fn encode(visit: &Visit<'_>, lines: &mut Vec<u8>) {
     lines.push(b'\n');
 }
 
-/// Reads a body: JSON objects one after the other, a line each or spread over several.
+/// A part of a body that is to be one visit.
+#[derive(Debug)]
+pub struct Piece<'a> {
+    /// Its bytes, without the white space around them.
+    pub bytes: &'a [u8],
+    /// What they say, or why nobody can tell.
+    pub visit: Result<Visit<'a>, Unreadable>,
+}
+
+/// Takes a body apart, in order: what of it cannot be read is one piece among those that can.
+///
+/// A spool's body has a line for each number. Another client's has JSON values one after the other, a line
+/// each or spread over several; what is no JSON ends with its line.
 ///
 /// # Errors
-/// [`Unreadable`] where any of it is not a visit, where there is none, or where a spool promised
-/// another number of them: a message is recorded whole or not at all.
-pub fn decode<'a>(origin: &Origin, body: &'a [u8]) -> Result<Vec<Visit<'a>>, Unreadable> {
-    let mut visits = Vec::with_capacity(body.len() / TYPICAL_BYTES);
-    for visit in serde_json::Deserializer::from_slice(body).into_iter::<Visit<'a>>() {
-        visits.push(visit.map_err(|error| Unreadable(format!("visit {}: {error}", visits.len() + 1)))?);
+/// [`Unreadable`] where there is nothing, or where a spool's lines are not as many as it promised: then nobody
+/// can tell which number belongs to which line.
+pub fn pieces<'a>(origin: &Origin, body: &'a [u8]) -> Result<Pieces<'a>, Unreadable> {
+    let pieces = Pieces { rest: body, are_lines: false };
+    if body.trim_ascii().is_empty() {
+        return Err(Unreadable("it holds no visit".into()));
     }
-    match origin {
-        _ if visits.is_empty() => Err(Unreadable("it holds no visit".into())),
-        Origin::Spool { count, .. } if *count != visits.len() as u64 => {
-            Err(Unreadable(format!("{COUNT_HEADER} says {count}, the body holds {}", visits.len())))
+    let Origin::Spool { count, .. } = origin else { return Ok(pieces) };
+    let ended = body.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let lines = ended + u64::from(!body.ends_with(b"\n"));
+    // Others number their visits, too, and may write one over several lines.
+    let values = || pieces.clone().try_fold(0, |values, piece| piece.visit.is_ok().then_some(values + 1));
+    if lines != *count && values() != Some(*count) {
+        return Err(Unreadable(format!("{COUNT_HEADER} says {count}, the body has {lines} lines")));
+    }
+    Ok(Pieces { are_lines: lines == *count, ..pieces })
+}
+
+/// The pieces of a body, in order. See [`pieces`].
+#[derive(Debug, Clone)]
+pub struct Pieces<'a> {
+    rest: &'a [u8],
+    are_lines: bool,
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        if !self.are_lines {
+            self.rest = self.rest.trim_ascii_start();
         }
-        _ => Ok(visits),
+        if self.rest.is_empty() {
+            return None;
+        }
+        let value = if self.are_lines { None } else { value_bytes(self.rest) };
+        let (piece, rest) = self.rest.split_at(value.unwrap_or_else(|| line_bytes(self.rest)));
+        self.rest = rest;
+        let visit = serde_json::from_slice(piece).map_err(|error| Unreadable::new(error.to_string()));
+        Some(Piece { bytes: piece.trim_ascii(), visit })
     }
+}
+
+/// How long the JSON value is that `text` begins with; `None` where it begins with none.
+fn value_bytes(text: &[u8]) -> Option<usize> {
+    let mut values = Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    values.next()?.ok().map(|_| values.byte_offset())
+}
+
+/// How long the first line of `text` is, its end included.
+fn line_bytes(mut text: &[u8]) -> usize {
+    let bytes = text.len();
+    text.skip_until(b'\n').unwrap_or(bytes)
 }
 
 #[cfg(test)]
@@ -113,42 +183,83 @@ mod tests {
         Origin::Foreign { message_id: None }
     }
 
+    /// Every visit of a body that is read whole.
+    fn visits<'a>(origin: &Origin, body: &'a [u8]) -> Result<Vec<Visit<'a>>, Unreadable> {
+        pieces(origin, body)?.map(|piece| piece.visit).collect()
+    }
+
     #[test]
     fn the_contract_s_example_is_read_and_written_unchanged() {
-        let visits = decode(&foreign(), EXAMPLE.as_bytes()).expect("the example is readable");
+        let visits = visits(&foreign(), EXAMPLE.as_bytes()).expect("the example is readable");
         let mut lines = Vec::new();
         encode(&visits[0], &mut lines);
         assert_eq!(String::from_utf8(lines).expect("JSON is UTF-8"), EXAMPLE);
     }
 
+    /// What is read of a body: `v` for a visit, else the bytes of what is none.
+    fn read(origin: &Origin, body: &[u8]) -> Option<Vec<String>> {
+        let shown = |piece: Piece<'_>| match piece.visit {
+            Ok(_) => "v".to_string(),
+            Err(_) => String::from_utf8_lossy(piece.bytes).into_owned(),
+        };
+        pieces(origin, body).ok().map(|pieces| pieces.map(shown).collect())
+    }
+
+    /// One bad line took every visit of its message to the dead letters.
     #[test]
-    fn a_body_is_read_whole_or_not_at_all() {
+    fn what_cannot_be_read_is_one_piece_among_those_that_can() {
         let minimal = r#"{"received_at":"2022-12-19T14:16:49Z","ip":"::ffff:1.2.3.4"}"#;
+        let pretty = minimal.replace(',', ",\n  ");
+        let no_visit = r#"{"received_at":"2022-12-19T14:16:49Z"}"#;
         let spool = |count| Origin::Spool { producer: Uuid::nil(), first: 1, count };
-        for (case, origin, body, visits) in [
-            ("one", foreign(), minimal.to_string(), Some(1)),
-            ("two", spool(2), format!("{minimal}\n{minimal}\n"), Some(2)),
-            ("pretty-printed", foreign(), minimal.replace(',', ",\n  "), Some(1)),
-            ("unknown fields", foreign(), minimal.replace('{', r#"{"more":[1],"#), Some(1)),
-            ("null", foreign(), minimal.replace('{', r#"{"referrer":null,"#), Some(1)),
+        for (case, origin, body, read_as) in [
+            ("one", foreign(), minimal.to_string(), Some(&["v"][..])),
+            ("two", spool(2), format!("{minimal}\n{minimal}\n"), Some(&["v", "v"])),
+            ("pretty-printed", foreign(), pretty.clone(), Some(&["v"])),
+            ("pretty-printed and numbered", spool(2), format!("{pretty}\n{minimal}\n"), Some(&["v", "v"])),
+            ("unknown fields", foreign(), minimal.replace('{', r#"{"more":[1],"#), Some(&["v"])),
+            ("null", foreign(), minimal.replace('{', r#"{"referrer":null,"#), Some(&["v"])),
             ("empty", foreign(), String::new(), None),
+            ("empty and numbered", spool(1), String::new(), None),
             ("blank", foreign(), "\n".into(), None),
-            ("not JSON", foreign(), "hello".into(), None),
-            ("half of it", foreign(), minimal[..30].into(), None),
-            ("the second bad", foreign(), format!("{minimal}\nx\n"), None),
-            ("no address", foreign(), r#"{"received_at":"2022-12-19T14:16:49Z"}"#.into(), None),
+            ("not JSON", foreign(), "hello".into(), Some(&["hello"])),
+            ("half of it", foreign(), minimal[..15].into(), Some(&[&minimal[..15]])),
+            ("no address", foreign(), no_visit.into(), Some(&[no_visit])),
+            ("the second bad", foreign(), format!("{minimal}\nx\n"), Some(&["v", "x"])),
+            ("the first bad", foreign(), format!("{{\n{minimal}\n{minimal}"), Some(&["{", "v", "v"])),
+            ("one that is no visit", foreign(), format!("{minimal} 7 {pretty}"), Some(&["v", "7", "v"])),
+            (
+                "a bad line",
+                spool(3),
+                format!("{minimal}\n{no_visit}\n{minimal}\n"),
+                Some(&["v", no_visit, "v"]),
+            ),
+            ("a line without an end", spool(2), format!("{minimal}\n{{"), Some(&["v", "{"])),
+            ("an empty line", spool(3), format!("{minimal}\n\n{minimal}\n"), Some(&["v", "", "v"])),
+            (
+                "two on a line",
+                spool(1),
+                format!("{minimal}{minimal}\n"),
+                Some(&[&format!("{minimal}{minimal}")]),
+            ),
             ("a wrong count", spool(3), format!("{minimal}\n{minimal}\n"), None),
-            ("a number for a text", foreign(), minimal.replace('{', r#"{"host":1,"#), None),
+            ("a wrong count and a bad line", spool(1), format!("{minimal}\nx\n"), None),
+            ("a number for a text", spool(1), r#"{"host":1}"#.into(), Some(&[r#"{"host":1}"#])),
         ] {
-            let read = decode(&origin, body.as_bytes());
-            assert_eq!(read.as_ref().ok().map(Vec::len), visits, "{case}: {read:?}");
+            assert_eq!(read(&origin, body.as_bytes()).as_deref(), read_as.map(owned).as_deref(), "{case}");
         }
+        let not_utf8 = [b"\xff\n", minimal.as_bytes()].concat();
+        assert_eq!(read(&spool(2), &not_utf8), Some(owned(&["\u{fffd}", "v"])));
+    }
+
+    fn owned(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| text.to_string()).collect()
     }
 
     #[test]
     fn an_empty_value_is_absent_and_a_mapped_address_is_ipv4() {
         let body = r#"{"received_at":"2022-12-19T14:16:49Z","ip":"::ffff:1.2.3.4","referrer":""}"#;
-        let visits = decode(&foreign(), body.as_bytes()).expect("readable");
+        let visits = visits(&foreign(), body.as_bytes()).expect("readable");
         assert_eq!(visits[0].referrer, None);
         assert_eq!(visits[0].ip.to_string(), "1.2.3.4");
     }

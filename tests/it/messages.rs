@@ -1,17 +1,22 @@
 //! What goes through the queue: pixel-http's own messages, other clients', large ones, unreadable ones.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use amiquip::{AmqpProperties, AmqpValue};
+use pixel::queue::VisitStore;
+use pixel::spool::Spool;
 
 use crate::Outcome;
 use crate::support::broker::Broker;
 use crate::support::client::get;
-use crate::support::fixtures::Services;
+use crate::support::fixtures::{Embedded, Services};
 use crate::support::message::{LINE, VISIT, named, numbered, numbered_by};
 use crate::support::output::Output;
 use crate::support::program::Program;
+use crate::support::wait::wait_until;
 
 /// pixel-storage by itself on a queue of `broker`.
 fn storage_alone(broker: &Broker, queue: &str, format: &str) -> Outcome<(Program, Output)> {
@@ -107,14 +112,13 @@ fn a_python_client_s_message_is_written() -> Outcome {
 }
 
 #[test]
-fn what_cannot_be_read_ends_whole_in_the_dead_letters_and_the_rest_goes_on() -> Outcome {
+fn a_message_of_which_nothing_can_be_read_ends_whole_in_the_dead_letters_and_the_rest_goes_on() -> Outcome {
     let broker = Broker::shared()?;
     let (mut storage, output) = storage_alone(broker, "unreadable", "pipe")?;
-    let half = format!("{VISIT}\n{{\"received_at\":");
     let cases = [
         ("hello", AmqpProperties::default()),
         ("", AmqpProperties::default()),
-        (&half, AmqpProperties::default()),
+        (&VISIT[..50], AmqpProperties::default()),
         (VISIT, numbered_by(0, AmqpValue::LongString("one".into()), 1)),
         (VISIT, numbered(0, -1, 1)),
         (VISIT, numbered(0, 1, 2)),
@@ -131,6 +135,92 @@ fn what_cannot_be_read_ends_whole_in_the_dead_letters_and_the_rest_goes_on() -> 
     storage.wait_for_log("cannot be read goes to the dead letters")?;
     assert_eq!(storage.admin()?.metric("pixel_messages_dead_lettered_total")?, 8.0);
     storage.stop()
+}
+
+/// One bad line took the 2,000 visits of its message with it.
+#[test]
+fn a_bad_line_goes_to_the_dead_letters_alone_and_the_rest_of_its_message_is_written() -> Outcome {
+    let broker = Broker::shared()?;
+    let (mut storage, output) = storage_alone(broker, "bad-line", "ndjson")?;
+    let bad = r#"{"received_at":"yesterday"}"#;
+    let body = format!("{}{bad}\n{}", format!("{VISIT}\n").repeat(1000), format!("{VISIT}\n").repeat(1000));
+    let typed = |properties: AmqpProperties| properties.with_content_type("application/x-ndjson".into());
+    // And again, as after a crash before it was acknowledged.
+    for _ in 0..2 {
+        broker.publish("bad-line", body.as_bytes(), typed(numbered(1, 1, 2001)))?;
+    }
+    broker.publish("bad-line", format!("{VISIT}\nhello\n{VISIT}").as_bytes(), typed(named("a")))?;
+    let lines = output.wait_for_lines(2002)?;
+    let numbers: Vec<u64> = lines[..2000]
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).map(|visit| visit["sequence"].as_u64()))
+        .collect::<Result<Option<_>, _>>()?
+        .ok_or("a visit without a number")?;
+    assert!(numbers.into_iter().eq((1..=2001).filter(|number| *number != 1001)));
+    for (body, id, sequence) in [
+        (bad, "7f6b3ad0-43a2-4f2a-a43f-96cb9e4b3a01:1001", Some(1001)),
+        (bad, "7f6b3ad0-43a2-4f2a-a43f-96cb9e4b3a01:1001", Some(1001)),
+        ("hello", "a#2", None),
+    ] {
+        let dead = broker.take("bad-line.dead")?.delivery;
+        let properties = dead.properties;
+        assert_eq!(String::from_utf8(dead.body)?, body);
+        assert_eq!(properties.message_id().as_deref(), Some(id));
+        assert_eq!(properties.content_type().as_deref(), Some("application/x-ndjson"));
+        assert_eq!(properties.delivery_mode(), &Some(2));
+        let headers = properties.headers().clone().unwrap_or_default();
+        assert_eq!(headers.get("pixel-sequence"), sequence.map(AmqpValue::LongLongInt).as_ref());
+        assert_eq!(headers.get("pixel-count"), sequence.map(|_| AmqpValue::LongLongInt(1)).as_ref());
+        assert!(matches!(headers.get("pixel-reason"), Some(AmqpValue::LongString(why)) if !why.is_empty()));
+    }
+    storage.wait_for_log("a visit that cannot be read goes to the dead letters: 7f6b3ad0-")?;
+    let admin = storage.admin()?;
+    assert_eq!(admin.metric("pixel_dead_lettered_visits_total")?, 3.0);
+    assert_eq!(admin.metric("pixel_visits_duplicate_total")?, 2000.0);
+    storage.stop()?;
+    let report = output.audit_finds_nothing()?;
+    assert_eq!(report["producers"][0]["dead"], serde_json::json!([[1001, 1001]]), "{report}");
+    assert_eq!(output.lines().len(), 2002);
+    Ok(())
+}
+
+/// A bad line of the spool, as an older Pixel may find it after a downgrade, took its whole batch along.
+#[test]
+fn a_bad_line_of_the_spool_goes_to_its_dead_letters_alone() -> Outcome {
+    let launch = Embedded::launch()?;
+    let folder = launch.folder().join("spool");
+    fill_spool(&folder, &[VISIT.as_bytes(), b"hello", VISIT.as_bytes(), b"\xff{", VISIT.as_bytes()])?;
+    let pixel = Embedded::of(&launch)?;
+    let lines = pixel.output.wait_for_lines(3)?;
+    let sequence =
+        |line: &String| serde_json::from_str::<serde_json::Value>(line).map(|v| v["sequence"].clone());
+    assert_eq!(lines.iter().map(sequence).collect::<Result<Vec<_>, _>>()?, [1, 3, 5]);
+    let report = pixel.output.audit_finds_nothing()?;
+    assert_eq!(report["producers"][0]["dead"], serde_json::json!([[2, 2], [4, 4]]), "{report}");
+    let letters = wait_for_letters(&folder, 2)?;
+    for (letter, sequence, field, visit) in
+        [(&letters[0], 2, "visit", "hello"), (&letters[1], 4, "visit_latin1", "\u{ff}{")]
+    {
+        assert_eq!((&letter["sequence"], &letter[field]), (&sequence.into(), &visit.into()), "{letter}");
+        assert_eq!(letter["producer"], report["producers"][0]["producer"]);
+        assert!(letter["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{letter}");
+    }
+    pixel.stop_and_audit()
+}
+
+/// A spool in `folder` that holds these lines, whatever they are.
+fn fill_spool(folder: &Path, lines: &[&[u8]]) -> Outcome {
+    let spool = Spool::open(folder, 1, 64 << 20)?;
+    let mut group = lines.join(&b'\n');
+    group.push(b'\n');
+    Ok(spool.append(&group, u32::try_from(lines.len())?)?)
+}
+
+/// The dead letters of the spool in `folder`, once there are `count`.
+fn wait_for_letters(folder: &Path, count: usize) -> Outcome<Vec<serde_json::Value>> {
+    let letters = || fs::read_to_string(folder.join("dead.ndjson")).unwrap_or_default();
+    wait_until("dead letters in the spool", || letters().lines().count() >= count)?;
+    Ok(letters().lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
 #[test]
@@ -203,7 +293,9 @@ fn duplicates_reordered_overlapping_and_foreign_messages_are_written_once() -> O
     assert_eq!(status, 1, "{report}");
     let gaps: Vec<_> =
         report["producers"].as_array().ok_or("no producers")?.iter().map(|p| &p["gaps"]).collect();
-    assert_eq!(gaps, [&serde_json::json!([[51, 59]]), &serde_json::json!([[32, 32], [40, 59]])], "{report}");
+    let none = serde_json::json!([]);
+    let expected = [&serde_json::json!([[51, 59]]), &serde_json::json!([[32, 32], [40, 59]]), &none];
+    assert_eq!(gaps, expected, "the third one's only number is in the dead letters: {report}");
     Ok(())
 }
 
@@ -219,7 +311,7 @@ fn a_message_of_100_mb_is_written_and_an_unreadable_one_is_set_aside_whole() -> 
     let admin = storage.admin()?;
     admin.wait_for_metric("pixel_visits_written_total", |written| written == count as f64)?;
     broker.publish("large", &body, persistent("large"))?;
-    body.extend_from_slice(b"and half a vis");
+    body.fill(b'x');
     broker.publish("large", &body, persistent("unreadable"))?;
     broker.publish("large", line.as_bytes(), persistent("last"))?;
     admin.wait_for_metric("pixel_visits_written_total", |written| written == count as f64 + 1.0)?;
