@@ -8,8 +8,8 @@ use pixel::program::options::{
     admin_listener, log_filter, with_settings,
 };
 use pixel::program::{
-    Embedded, Failure, PATIENCE, Process, Writer, audit, exit, healthcheck, listen, listen_for_operators,
-    open_spool, with_audit_arguments,
+    Embedded, Failure, PATIENCE, Process, Writer, audit, dead_letters, exit, healthcheck, listen,
+    listen_for_operators, open_spool, replay, replay_command, with_audit_arguments,
 };
 use pixel::record::SpoolInbox;
 
@@ -26,6 +26,7 @@ fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .subcommand(with_settings(Command::new("run").about("Take visits and write them; what plain `pixel` does"), all))
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
+        .subcommand(replay_command())
         .subcommand(
             with_settings(Command::new("healthcheck"), &[ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let given = command().get_matches();
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel audit", audit(given)),
+        Some(("replay", given)) => exit("pixel replay", replay(given)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),
         Some((_, given)) => exit("pixel", run(given)),
         None => exit("pixel", run(&given)),
@@ -60,7 +62,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     process.part("recorder", move || {
         writer.run(|recorder, stop| {
             recorder.prepare(stop)?;
-            let mut inbox = SpoolInbox::new(&*backlog, backlog.folder().join("dead.ndjson"));
+            let mut inbox = SpoolInbox::new(&*backlog, dead_letters(backlog.folder()));
             recorder.run(&mut inbox, stop)
         })
     })?;

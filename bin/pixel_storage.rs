@@ -10,7 +10,8 @@ use pixel::program::options::{
     admin_listener, log_filter, with_settings,
 };
 use pixel::program::{
-    Failure, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators, with_audit_arguments,
+    Failure, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators, replay_broker,
+    replay_broker_command, with_audit_arguments,
 };
 
 /// As in `pixel`, which says why.
@@ -23,6 +24,7 @@ fn command() -> Command {
         .about("Consumes visits from RabbitMQ and appends each to a file, exactly once")
         .args_conflicts_with_subcommands(true)
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
+        .subcommand(replay_broker_command())
         .subcommand(
             with_settings(Command::new("healthcheck"), &[STORAGE_ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let given = command().get_matches();
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel-storage audit", audit(given)),
+        Some(("replay", given)) => exit("pixel-storage replay", replay_broker(given)),
         Some((_, given)) => healthcheck("pixel-storage", given, &STORAGE_ADMIN_LISTEN),
         None => exit("pixel-storage", run(&given)),
     }

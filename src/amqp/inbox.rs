@@ -2,20 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use amiquip::{
-    AmqpProperties, AmqpValue, Channel, Connection, ConsumerMessage, ConsumerOptions, Delivery, FieldTable,
-};
+use amiquip::{Channel, Connection, ConsumerMessage, ConsumerOptions, Delivery};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use uuid::Uuid;
 
 use super::confirms::{Confirms, Unconfirmed};
 use super::errors::reason;
-use super::publisher::{PERSISTENT, numbers};
+use super::properties::{of_part, origin};
 use super::session::{LOST_BEFORE, Session};
 use crate::record::{DeadLetter, Delivered, Inbox, InboxError};
-use crate::visit::wire::{
-    COUNT_HEADER, Origin, PRODUCER_HEADER, REASON_HEADER, SEQUENCE_HEADER, Unreadable, message_id,
-};
 
 /// How many messages the broker sends ahead: at 128 KiB each, 8 MiB.
 const PREFETCH_MESSAGES: u16 = 64;
@@ -79,7 +73,7 @@ impl AmqpInbox {
         let mut bytes = 0;
         for letter in visits {
             let session = self.session.as_ref().ok_or_else(|| InboxError(LOST_BEFORE.into()))?;
-            let properties = properties_of_part(letter, &batch[letter.place].properties);
+            let properties = of_part(letter, &batch[letter.place].properties);
             let sent =
                 self.confirms.publish(session.channel(), &self.dead_letters, "", letter.bytes, properties);
             sent.map_err(|error| InboxError(reason(&error)))?;
@@ -158,66 +152,5 @@ impl Inbox for AmqpInbox {
 
     fn address(&self) -> &str {
         &self.address
-    }
-}
-
-/// The properties of a visit that goes to the dead letters by itself, `message` being those of where it was.
-fn properties_of_part(letter: &DeadLetter<'_>, message: &AmqpProperties) -> AmqpProperties {
-    let (mut headers, message_id) = match &letter.origin {
-        Some(Origin::Spool { producer, first, count }) => {
-            (numbers(*producer, *first, *count), Some(message_id(*producer, *first)))
-        }
-        Some(Origin::Foreign { message_id }) => (FieldTable::new(), message_id.clone()),
-        None => (FieldTable::new(), None),
-    };
-    headers.insert(REASON_HEADER.into(), AmqpValue::LongString(letter.reason.to_string()));
-    let mut properties = AmqpProperties::default().with_delivery_mode(PERSISTENT).with_headers(headers);
-    if let Some(content_type) = message.content_type() {
-        properties = properties.with_content_type(content_type.clone());
-    }
-    if let Some(type_) = message.type_() {
-        properties = properties.with_type_(type_.clone());
-    }
-    if let Some(message_id) = message_id {
-        properties = properties.with_message_id(message_id);
-    }
-    properties
-}
-
-/// Who numbered a message, from its properties.
-fn origin(properties: &AmqpProperties) -> Result<Origin, Unreadable> {
-    let headers = properties.headers().as_ref();
-    let header = |name: &str| headers.and_then(|headers: &FieldTable| headers.get(name));
-    let producer = header(PRODUCER_HEADER);
-    let sequence = header(SEQUENCE_HEADER);
-    let count = header(COUNT_HEADER);
-    if producer.is_none() && sequence.is_none() && count.is_none() {
-        return Ok(Origin::Foreign { message_id: properties.message_id().clone() });
-    }
-    let bad =
-        |name: &str, value: Option<&AmqpValue>| Unreadable::new(format!("its header {name} is {value:?}"));
-    let producer = match producer {
-        Some(AmqpValue::LongString(text)) => Uuid::parse_str(text).ok(),
-        _ => None,
-    }
-    .ok_or_else(|| bad(PRODUCER_HEADER, producer))?;
-    let first = integer(sequence).ok_or_else(|| bad(SEQUENCE_HEADER, sequence))?;
-    let number = integer(count).filter(|count| *count > 0).ok_or_else(|| bad(COUNT_HEADER, count))?;
-    match first.checked_add(number - 1) {
-        Some(last) if last <= i64::MAX as u64 => Ok(Origin::Spool { producer, first, count: number }),
-        _ => Err(bad(SEQUENCE_HEADER, sequence)),
-    }
-}
-
-fn integer(value: Option<&AmqpValue>) -> Option<u64> {
-    match *value? {
-        AmqpValue::LongLongInt(value) => u64::try_from(value).ok(),
-        AmqpValue::LongInt(value) => u64::try_from(value).ok(),
-        AmqpValue::ShortInt(value) => u64::try_from(value).ok(),
-        AmqpValue::ShortShortInt(value) => u64::try_from(value).ok(),
-        AmqpValue::LongUInt(value) => Some(value.into()),
-        AmqpValue::ShortUInt(value) => Some(value.into()),
-        AmqpValue::ShortShortUInt(value) => Some(value.into()),
-        _ => None,
     }
 }

@@ -4,13 +4,16 @@
 //! the same exchange and queue, so neither has to be first.
 
 mod confirms;
+mod dead_letters;
 mod errors;
 mod inbox;
+mod properties;
 mod publisher;
 mod session;
 mod topology;
 mod url;
 
+pub use self::dead_letters::DeadLetters;
 use self::inbox::AmqpInbox;
 use self::publisher::AmqpPublisher;
 pub use self::url::AmqpUrl;
@@ -50,7 +53,7 @@ impl Broker {
             self.next += 1;
             let queue = self.queue.clone();
             let opened = Session::open(url, move |connection, channel| {
-                declare(channel, &queue)?;
+                declare(connection, channel, &queue)?;
                 prepare(connection, channel, &queue)
             });
             match opened {
@@ -60,6 +63,17 @@ impl Broker {
         }
         let refusal = failures.iter().position(|failure| matches!(failure, ConnectError::Refused(_)));
         Err(failures.swap_remove(refusal.unwrap_or(0)))
+    }
+}
+
+impl Broker {
+    /// Connects to look at the dead letters, or to publish them again.
+    ///
+    /// # Errors
+    /// As for [`Connect::connect`].
+    pub fn dead_letters(&mut self) -> Result<DeadLetters, ConnectError> {
+        let (session, (confirms, count), _) = self.connect_any(DeadLetters::prepare)?;
+        Ok(DeadLetters::new(session, confirms, count, self.queue.clone()))
     }
 }
 

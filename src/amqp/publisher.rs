@@ -2,33 +2,15 @@
 
 use std::time::Duration;
 
-use amiquip::{AmqpProperties, AmqpValue, Channel, Connection, ConnectionBlockedNotification, FieldTable};
+use amiquip::{Channel, Connection, ConnectionBlockedNotification};
 use crossbeam_channel::{Receiver, select};
-use uuid::Uuid;
 
 use super::confirms::{Confirms, Unconfirmed};
+use super::properties::of_message;
 use super::session::{LOST_BEFORE, Session};
 use super::topology::ROUTING_KEY;
 use crate::relay::{Lost, News, Publisher};
-use crate::visit::wire::{
-    CONTENT_TYPE, COUNT_HEADER, MESSAGE_TYPE, Message, PRODUCER_HEADER, SEQUENCE_HEADER,
-};
-
-/// AMQP 0-9-1: delivery mode 2 is persistent.
-pub(super) const PERSISTENT: u8 = 2;
-
-/// The headers of `count` visits that `producer` numbered from `first` on.
-pub(super) fn numbers(producer: Uuid, first: u64, count: u64) -> FieldTable {
-    let number = |value: u64| {
-        let value = i64::try_from(value).expect("a spool's sequences fit a signed 64-bit header");
-        AmqpValue::LongLongInt(value)
-    };
-    let mut headers = FieldTable::new();
-    headers.insert(PRODUCER_HEADER.into(), AmqpValue::LongString(producer.to_string()));
-    headers.insert(SEQUENCE_HEADER.into(), number(first));
-    headers.insert(COUNT_HEADER.into(), number(count));
-    headers
-}
+use crate::visit::wire::Message;
 
 /// Where a connection's news arrive.
 pub(super) struct Ears {
@@ -63,16 +45,15 @@ impl AmqpPublisher {
 
 impl Publisher for AmqpPublisher {
     fn publish(&mut self, message: &Message) -> Result<u64, Lost> {
-        let properties = AmqpProperties::default()
-            .with_content_type(CONTENT_TYPE.into())
-            .with_type_(MESSAGE_TYPE.into())
-            .with_delivery_mode(PERSISTENT)
-            .with_message_id(message.message_id())
-            .with_headers(numbers(message.producer, message.first, message.count));
         let session = self.session.as_ref().ok_or_else(|| Lost(LOST_BEFORE.into()))?;
         let confirms = &mut self.ears.confirms;
-        let sent =
-            confirms.publish(session.channel(), &self.exchange, ROUTING_KEY, &message.body, properties);
+        let sent = confirms.publish(
+            session.channel(),
+            &self.exchange,
+            ROUTING_KEY,
+            &message.body,
+            of_message(message),
+        );
         sent.map_err(|_| self.lost())
     }
 

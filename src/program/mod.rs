@@ -4,6 +4,8 @@
 mod audit;
 pub mod options;
 mod process;
+mod progress;
+mod replay;
 mod status;
 mod writer;
 
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 pub use self::audit::{audit, with_arguments as with_audit_arguments};
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
+pub use self::replay::{dead_letters, replay, replay_broker, replay_broker_command, replay_command};
 pub use self::status::{Collector, Embedded, Storage};
 pub use self::writer::Writer;
 

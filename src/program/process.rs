@@ -22,6 +22,8 @@ use crate::supervisor::Supervisor;
 
 /// How long a program that ends waits for each of its parts.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether parts have ended.
+const LOOK_FOR_ENDS_EVERY: Duration = Duration::from_millis(10);
 /// How often it is looked whether clients have made the process too large.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -140,6 +142,19 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// Waits until the parts have ended by themselves. SIGTERM or SIGINT gives them the word to stop.
+    ///
+    /// # Errors
+    /// Why a part could not do what it was to do.
+    pub fn complete(self) -> Result<(), Failure> {
+        while self.parts.iter().any(|part| !part.is_finished()) {
+            if self.asked_to_stop.recv_timeout(LOOK_FOR_ENDS_EVERY).is_ok() {
+                break;
+            }
+        }
+        self.end(Ending::Stop)
     }
 
     /// Gives the parts the word to stop, waits for them, but not for ever, and ends as it is to.

@@ -8,6 +8,7 @@
 mod audit;
 mod dead_file;
 mod files;
+mod forecast;
 mod plan;
 mod ports;
 mod sequences;
@@ -20,7 +21,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use self::audit::Audit;
+pub use self::dead_file::{DeadFiles, read_dead_file};
 pub use self::files::{BLOCK_BYTES, FileRecord, Stretch, TAIL_BYTES};
+pub use self::forecast::Forecast;
 use self::plan::Plan;
 pub use self::ports::{
     Appended, DeadLetter, Delivered, Inbox, InboxError, Ledger, LedgerError, Lines, Placed, VisitLog,
@@ -34,7 +37,6 @@ use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::visit::lines::LineFormat;
-use crate::visit::wire::Origin;
 
 /// How many refusals of the broker in a row end the recorder.
 pub const REFUSALS_MAX: u32 = 3;
@@ -285,13 +287,7 @@ impl Recorder<'_> {
 /// Says in the log what is to go to the dead letters, but not all of very much.
 fn log_dead(dead: &[DeadLetter<'_>]) {
     for letter in &dead[..dead.len().min(DEAD_LOGGED_MAX)] {
-        let what = if letter.is_whole { "message" } else { "visit" };
-        let whose = match &letter.origin {
-            Some(Origin::Spool { producer, first, .. }) => format!("{producer}:{first}: "),
-            Some(Origin::Foreign { message_id: Some(id) }) => format!("{id:?}: "),
-            _ => String::new(),
-        };
-        log::warn!("a {what} that cannot be read goes to the dead letters: {whose}{}", letter.reason);
+        log::warn!("to the dead letters: {letter}");
     }
     if dead.len() > DEAD_LOGGED_MAX {
         log::warn!("and {} more of that batch", dead.len() - DEAD_LOGGED_MAX);

@@ -32,6 +32,21 @@ pub struct DeadLetter<'a> {
     pub reason: Unreadable,
 }
 
+impl fmt::Display for DeadLetter<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.is_whole { "message" } else { "visit" };
+        match &self.origin {
+            Some(Origin::Spool { producer, first, .. }) => {
+                write!(formatter, "a {what} that cannot be read, {producer}:{first}: {}", self.reason)
+            }
+            Some(Origin::Foreign { message_id: Some(id) }) => {
+                write!(formatter, "a {what} that cannot be read, {id:?}: {}", self.reason)
+            }
+            _ => write!(formatter, "a {what} that cannot be read: {}", self.reason),
+        }
+    }
+}
+
 /// Where messages come from.
 pub trait Inbox {
     /// The messages that wait, bounded in number and bytes; empty when there were none for `wait`.

@@ -9,6 +9,7 @@
 //! - `front_door`: clients that cost the listener more than a visit does.
 //! - `edge`: the Caddy in front.
 //! - `messages`: what goes through the queue.
+//! - `replay`: what could not be read, brought back.
 //! - `output`: the lines that are written, and files that are rotated.
 //! - `processes`: programs that are killed, paused, or there twice.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
@@ -33,6 +34,7 @@ mod messages;
 mod options;
 mod output;
 mod processes;
+mod replay;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;

@@ -132,7 +132,7 @@ fn a_message_of_which_nothing_can_be_read_ends_whole_in_the_dead_letters_and_the
         let dead = broker.take("unreadable.dead")?;
         assert_eq!(String::from_utf8(dead.delivery.body)?, body, "case {count}");
     }
-    storage.wait_for_log("cannot be read goes to the dead letters")?;
+    storage.wait_for_log("to the dead letters: a message that cannot be read")?;
     assert_eq!(storage.admin()?.metric("pixel_messages_dead_lettered_total")?, 8.0);
     storage.stop()
 }
@@ -173,7 +173,7 @@ fn a_bad_line_goes_to_the_dead_letters_alone_and_the_rest_of_its_message_is_writ
         assert_eq!(headers.get("pixel-count"), sequence.map(|_| AmqpValue::LongLongInt(1)).as_ref());
         assert!(matches!(headers.get("pixel-reason"), Some(AmqpValue::LongString(why)) if !why.is_empty()));
     }
-    storage.wait_for_log("a visit that cannot be read goes to the dead letters: 7f6b3ad0-")?;
+    storage.wait_for_log("to the dead letters: a visit that cannot be read, 7f6b3ad0-")?;
     let admin = storage.admin()?;
     assert_eq!(admin.metric("pixel_dead_lettered_visits_total")?, 3.0);
     assert_eq!(admin.metric("pixel_visits_duplicate_total")?, 2000.0);
