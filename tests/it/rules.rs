@@ -76,7 +76,8 @@ impl Imports {
             let tests = text
                 .match_indices("#[cfg(test)]")
                 .find(|(at, _)| text[*at..].lines().nth(1).is_some_and(|line| line.ends_with("mod tests {")));
-            let text = text[..tests.map_or(text.len(), |(at, _)| at)].to_string();
+            let code = text[..tests.map_or(text.len(), |(at, _)| at)].lines();
+            let text: String = code.filter(|line| !line.trim_start().starts_with("//")).collect();
             if !["lib", "tests", "fake", "fake_folder"].contains(&module.last().map_or("", String::as_str)) {
                 texts.insert(module.join("::"), text);
             }
