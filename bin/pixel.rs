@@ -11,7 +11,7 @@ use pixel::program::{
     Embedded, Failure, PATIENCE, Process, Writer, audit, dead_letters, exit, healthcheck, listen,
     listen_for_operators, open_spool, replay, replay_command, with_audit_arguments,
 };
-use pixel::record::SpoolInbox;
+use pixel::record::SpoolInboxes;
 
 /// tiny_http allocates some thirty times a request, and another thread frees it. With glibc's allocator a
 /// visit costs 6 % more processor time (fifty rounds in turns), with mimalloc and snmalloc still more.
@@ -60,11 +60,8 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let writer = Writer::new(output, &process);
     let backlog = spool.clone();
     process.part("recorder", move || {
-        writer.run(|recorder, stop| {
-            recorder.prepare(stop)?;
-            let mut inbox = SpoolInbox::new(&*backlog, dead_letters(backlog.folder()));
-            recorder.run(&mut inbox, stop)
-        })
+        let mut inboxes = SpoolInboxes { dead_letters: dead_letters(backlog.folder()), backlog };
+        writer.run(|recorder, stop| recorder.run_over(&mut inboxes, |_| (), stop))
     })?;
     let public = listen(http, &spool, &process)?;
     let status = Embedded { health: process.health.clone(), spool: spool.clone() };

@@ -29,8 +29,12 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// A way to the broker. `T` is one connection, to publish or to consume.
+/// A way to the broker, or to what stands in its place. `T` is one connection, to publish or to consume.
 pub trait Connect<T: ?Sized>: Send {
+    /// What is ill while there is no connection.
+    fn part(&self) -> Part {
+        Part::Broker
+    }
     /// Opens a connection and makes sure that the queue is there.
     ///
     /// # Errors
@@ -57,9 +61,11 @@ impl<E> From<ConnectError> for Setback<E> {
 /// The reconnect loop, and where it shows how it stands.
 #[derive(Clone, Copy)]
 pub(crate) struct Reconnect<'a> {
-    /// Where the broker's absence is shown.
+    /// What is connected to.
+    pub part: Part,
+    /// Where its absence is shown.
     pub health: &'a Health,
-    /// 1 while there is a connection, else 0.
+    /// 1 while there is a connection to the broker, else 0.
     pub connected: &'a Gauge,
     /// What the log adds to why the connection is gone.
     pub meanwhile: &'a str,
@@ -83,7 +89,7 @@ impl Reconnect<'_> {
                 Ok(()) => return Ok(()),
                 Err(Setback::Fatal(error)) => return Err(error),
                 Err(Setback::Again(problem)) => {
-                    if self.health.ill(Part::Broker, &problem) {
+                    if self.health.ill(self.part, &problem) {
                         log::warn!("{problem}; {}", self.meanwhile);
                     }
                     backoff.wait(self.stop);
@@ -95,8 +101,8 @@ impl Reconnect<'_> {
 
     /// Notes that there is a connection, until what is returned is dropped.
     pub(crate) fn established(&self) -> Established<'_> {
-        self.health.well(Part::Broker);
-        self.connected.set(1);
+        self.health.well(self.part);
+        self.connected.set(i64::from(self.part == Part::Broker));
         Established(self.connected)
     }
 }

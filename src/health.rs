@@ -12,8 +12,10 @@ pub enum Part {
     Broker,
     /// The output file, its lock or its ledger.
     Output,
-    /// The spool.
+    /// Appending to the spool.
     Spool,
+    /// Reading from the spool, and what is set aside of it.
+    Backlog,
 }
 
 /// The problems of the program, at most one for each part.

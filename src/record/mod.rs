@@ -30,16 +30,14 @@ pub use self::ports::{
     VisitLogError,
 };
 pub use self::sequences::Sequences;
-pub use self::spool_inbox::SpoolInbox;
+pub use self::spool_inbox::SpoolInboxes;
 pub use self::state::{Entry, FileChange, Mark, MarkByInode, OpenClaims, Spooled, Written};
-use crate::connect::{Backoff, Connect, ConnectError, Reconnect, Setback};
+use crate::connect::{Backoff, Connect, Reconnect, Setback};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::visit::lines::LineFormat;
 
-/// How many refusals of the broker in a row end the recorder.
-pub const REFUSALS_MAX: u32 = 3;
 /// How many dead letters of a batch are in the log by themselves.
 const DEAD_LOGGED_MAX: usize = 10;
 /// How long an idle recorder waits before it looks at the output file and at `stop`.
@@ -52,16 +50,12 @@ pub enum RecordError {
     Inbox(InboxError),
     /// Another process may be writing: end, and start anew.
     LockLost(String),
-    /// The broker says no, again and again.
-    Refused(String),
 }
 
 impl fmt::Display for RecordError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RecordError::Inbox(InboxError(why)) | RecordError::LockLost(why) | RecordError::Refused(why) => {
-                formatter.write_str(why)
-            }
+            RecordError::Inbox(InboxError(why)) | RecordError::LockLost(why) => formatter.write_str(why),
         }
     }
 }
@@ -116,6 +110,16 @@ impl Recorder<'_> {
     /// # Errors
     /// See [`RecordError`].
     pub fn run(&mut self, inbox: &mut dyn Inbox, stop: &Stop) -> Result<(), RecordError> {
+        self.session(inbox, stop, &mut Backoff::default())
+    }
+
+    /// Records over one connection; `backoff` begins anew with each batch that is done.
+    fn session(
+        &mut self,
+        inbox: &mut dyn Inbox,
+        stop: &Stop,
+        backoff: &mut Backoff,
+    ) -> Result<(), RecordError> {
         while !stop.is_set() {
             let batch = inbox.receive(TICK)?;
             if batch.is_empty() {
@@ -133,6 +137,7 @@ impl Recorder<'_> {
                 return Ok(());
             }
             inbox.acknowledge(&plan.dead)?;
+            backoff.reset();
         }
         Ok(())
     }
@@ -141,35 +146,27 @@ impl Recorder<'_> {
     /// wrong with one, the cure is another: what was not acknowledged comes again on it.
     ///
     /// # Errors
-    /// [`RecordError::LockLost`], and [`RecordError::Refused`] when the broker has refused
-    /// [`REFUSALS_MAX`] times in a row: any failure during the login looks like a refusal.
+    /// [`RecordError::LockLost`].
     pub fn run_over(
         &mut self,
         connector: &mut dyn Connect<dyn Inbox>,
         mut connected: impl FnMut(&str),
         stop: &Stop,
     ) -> Result<(), RecordError> {
-        let mut refusals = 0;
-        let (health, metrics) = (self.health, self.metrics);
-        let connection = &metrics.broker_connected;
-        let reconnect = Reconnect { health, connected: connection, meanwhile: "trying again", stop };
+        let (part, health, metrics) = (connector.part(), self.health, self.metrics);
+        let connected_gauge = &metrics.broker_connected;
+        let reconnect =
+            Reconnect { part, health, connected: connected_gauge, meanwhile: "trying again", stop };
         reconnect.run(|backoff| {
             self.prepare(stop).map_err(Setback::Fatal)?;
-            let mut inbox = connector.connect().map_err(|error| match error {
-                ConnectError::Refused(why) if refusals + 1 == REFUSALS_MAX => {
-                    Setback::Fatal(RecordError::Refused(why))
-                }
-                error => {
-                    refusals += u32::from(matches!(error, ConnectError::Refused(_)));
-                    error.into()
-                }
-            })?;
+            let mut inbox = connector.connect()?;
             let _established = reconnect.established();
             connected(inbox.address());
-            refusals = 0;
-            backoff.reset();
-            self.run(&mut *inbox, stop).map_err(|error| match error {
-                RecordError::Inbox(InboxError(why)) => Setback::Again(format!("lost the broker: {why}")),
+            self.session(&mut *inbox, stop, backoff).map_err(|error| match error {
+                RecordError::Inbox(InboxError(why)) if part == Part::Broker => {
+                    Setback::Again(format!("lost the broker: {why}"))
+                }
+                RecordError::Inbox(InboxError(why)) => Setback::Again(why),
                 fatal => Setback::Fatal(fatal),
             })
         })

@@ -1,10 +1,13 @@
 //! The inbox of the embedded program: the spool itself, with no broker in between.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dead_file;
 use super::ports::{DeadLetter, Delivered, Inbox, InboxError};
+use crate::connect::{Connect, ConnectError};
+use crate::health::Part;
 use crate::queue::{Backlog, Position};
 use crate::visit::wire::Origin;
 
@@ -15,20 +18,33 @@ const BATCH_GROWS: Duration = Duration::from_millis(250);
 /// A batch that has not grown for this long is taken as it is.
 const BATCH_QUIET: Duration = Duration::from_millis(20);
 
+/// Reads a backlog as inboxes, each from the first unconfirmed visit on: after a failure there is another.
+pub struct SpoolInboxes {
+    /// What is read.
+    pub backlog: Arc<dyn Backlog>,
+    /// Where visits go that cannot be read: this program's own, so after a defect or a downgrade.
+    pub dead_letters: PathBuf,
+}
+
+impl Connect<dyn Inbox> for SpoolInboxes {
+    fn part(&self) -> Part {
+        Part::Backlog
+    }
+
+    fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError> {
+        let (backlog, dead_letters) = (self.backlog.clone(), self.dead_letters.clone());
+        Ok(Box::new(SpoolInbox { cursor: backlog.confirmed(), backlog, dead_letters }))
+    }
+}
+
 /// Reads a backlog as an inbox.
-pub struct SpoolInbox<'a> {
-    backlog: &'a dyn Backlog,
-    // Where messages go that cannot be read: this program's own, so after a defect or a downgrade.
+struct SpoolInbox {
+    backlog: Arc<dyn Backlog>,
     dead_letters: PathBuf,
     cursor: Position,
 }
 
-impl<'a> SpoolInbox<'a> {
-    /// The inbox of `backlog`, from its first unconfirmed visit on.
-    pub fn new(backlog: &'a dyn Backlog, dead_letters: PathBuf) -> Self {
-        SpoolInbox { backlog, dead_letters, cursor: backlog.confirmed() }
-    }
-
+impl SpoolInbox {
     /// Waits until a batch is large enough, or grows no more, or is old enough.
     fn gather(&self) {
         let until = Instant::now() + BATCH_GROWS;
@@ -43,7 +59,7 @@ impl<'a> SpoolInbox<'a> {
     }
 }
 
-impl Inbox for SpoolInbox<'_> {
+impl Inbox for SpoolInbox {
     fn receive(&mut self, wait: Duration) -> Result<Vec<Delivered>, InboxError> {
         let read = |from| {
             let reading = self.backlog.read(from, BATCH_MAX_BYTES);

@@ -64,6 +64,7 @@ impl Relay<'_> {
     /// Publishes until the word to stop is given, through any number of connections.
     pub fn run(&self, connector: &mut dyn Connect<dyn Publisher>, stop: &Stop) {
         let reconnect = Reconnect {
+            part: connector.part(),
             health: self.health,
             connected: &self.metrics.broker_connected,
             meanwhile: "visits wait in the spool, trying again",

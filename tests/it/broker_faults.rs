@@ -12,7 +12,7 @@ use crate::support::broker::Broker;
 use crate::support::chance::Chance;
 use crate::support::client::{Client, get};
 use crate::support::fixtures::{Brokered, Services};
-use crate::support::program::REFUSED_LOGIN;
+use crate::support::program::{CONSUMING, REFUSED_LOGIN};
 use crate::support::proxy::Proxy;
 use crate::support::wait::wait_until;
 
@@ -147,38 +147,65 @@ fn a_queue_that_is_deleted_under_the_consumer_is_declared_again() -> Outcome {
 }
 
 #[test]
-fn a_queue_with_other_arguments_is_refused_by_storage_and_waited_for_by_http() -> Outcome {
+fn a_queue_with_other_arguments_is_waited_for_by_both_until_it_is_gone() -> Outcome {
     let broker = Broker::shared()?;
     let mut connection = broker.connect()?;
     let channel = connection.open_channel(None)?;
     channel
         .queue_declare("other", QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() })?;
     let services = Services::new(&broker.url(), "other")?;
-    let (status, _, stderr) = services.storage.run()?;
-    assert_eq!(status, 1);
-    assert!(stderr.lines().last().is_some_and(|line| line.contains("PRECONDITION_FAILED")), "{stderr}");
+    let mut storage = services.storage.spawn()?;
     let mut http = services.http.start()?;
     assert_eq!(get(http.address()?, "/track", &[])?.status, 200);
-    http.wait_for_log("PRECONDITION_FAILED")?;
-    let (status, why) = http.admin()?.readiness()?;
-    assert!(status == 200 && why.contains("PRECONDITION_FAILED"), "{status} {why}");
+    for (program, expected) in [(&mut http, 200), (&mut storage, 503)] {
+        program.wait_for_log("PRECONDITION_FAILED")?;
+        let (status, why) = program.admin()?.readiness()?;
+        assert!(status == expected && why.contains("PRECONDITION_FAILED"), "{status} {why}");
+    }
     channel.queue_delete("other", QueueDeleteOptions::default())?;
-    let mut storage = services.storage.start()?;
     services.output.wait_for_lines(1)?;
     http.stop()?;
     storage.stop()
 }
 
+/// It said "trying again", and ended after the third refusal: nobody wrote any more once the cause was gone.
 #[test]
-fn a_wrong_password_or_vhost_is_said() -> Outcome {
-    let port = Broker::shared()?.nodes[0].port;
+fn whatever_the_broker_refuses_pixel_storage_waits_for_and_goes_on_by_itself() -> Outcome {
+    let broker = Broker::shared()?;
+    let node = &broker.nodes[0];
+    let control = |command: &[&str]| node.control(command).map(drop);
+    let allow = |user: &str, vhost: &str| control(&["set_permissions", "-p", vhost, user, ".*", ".*", ".*"]);
+    control(&["add_user", "stranger", "sesame"])?;
     for (user, vhost, reason) in
-        [("guest:sesame", "%2f", REFUSED_LOGIN), ("guest:guest", "nowhere", "nowhere")]
+        [("late", "/", REFUSED_LOGIN), ("stranger", "/", "refused"), ("guest", "nowhere", "nowhere")]
     {
-        let services = Services::new(&format!("amqp://{user}@127.0.0.1:{port}/{vhost}"), "password")?;
-        let (status, _, stderr) = services.storage.run()?;
-        assert!(status == 1 && stderr.contains(reason), "{status} {stderr}");
-        assert!(!stderr.contains("sesame"), "{stderr}");
+        let url = format!(
+            "amqp://{user}:{}@127.0.0.1:{}/{}",
+            if user == "guest" { "guest" } else { "sesame" },
+            node.port,
+            vhost.replace('/', "%2f")
+        );
+        let mut storage = Services::new(&url, "refusals")?.storage.spawn()?;
+        let admin = storage.admin()?;
+        wait_until("a refusal on /readyz", || {
+            admin.readiness().is_ok_and(|(status, why)| status == 503 && why.contains(reason))
+        })
+        .map_err(|error| format!("{error}: {:?}", admin.readiness()))?;
+        // Longer than three tries took.
+        std::thread::sleep(Duration::from_secs(4));
+        assert!(storage.runs(), "{}", storage.log());
+        let said = storage.log().lines().filter(|line| line.contains(reason)).count();
+        assert_eq!(said, 1, "it is said once:\n{}", storage.log());
+        assert!(!storage.log().contains("sesame"), "{}", storage.log());
+        match user {
+            "late" => control(&["add_user", user, "sesame"])?,
+            "guest" => control(&["add_vhost", vhost])?,
+            _ => {}
+        }
+        allow(user, vhost)?;
+        storage.wait_for_log(CONSUMING)?;
+        assert_eq!(admin.readiness()?.0, 200);
+        storage.stop()?;
     }
     Ok(())
 }

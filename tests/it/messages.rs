@@ -195,9 +195,10 @@ fn a_bad_line_of_the_spool_goes_to_its_dead_letters_alone() -> Outcome {
     let sequence =
         |line: &String| serde_json::from_str::<serde_json::Value>(line).map(|v| v["sequence"].clone());
     assert_eq!(lines.iter().map(sequence).collect::<Result<Vec<_>, _>>()?, [1, 3, 5]);
+    // Set aside after the ledger knows of them.
+    let letters = wait_for_letters(&folder, 2)?;
     let report = pixel.output.audit_finds_nothing()?;
     assert_eq!(report["producers"][0]["dead"], serde_json::json!([[2, 2], [4, 4]]), "{report}");
-    let letters = wait_for_letters(&folder, 2)?;
     for (letter, sequence, field, visit) in
         [(&letters[0], 2, "visit", "hello"), (&letters[1], 4, "visit_latin1", "\u{ff}{")]
     {
