@@ -2,21 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use amiquip::{Channel, Connection, ConsumerMessage, ConsumerOptions, Delivery};
+use amiquip::{Channel, ConsumerMessage, ConsumerOptions, Delivery};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::confirms::{Confirms, Unconfirmed};
 use super::errors::reason;
+use super::intake::Intake;
 use super::properties::{of_part, origin};
 use super::session::{LOST_BEFORE, Session};
 use crate::record::{DeadLetter, Delivered, Inbox, InboxError};
+use crate::visit::wire::Unreadable;
 
-/// How many messages the broker sends ahead: at 128 KiB each, 8 MiB.
-const PREFETCH_MESSAGES: u16 = 64;
 /// How many bytes a batch has, but for its last message.
 const BATCH_MAX_BYTES: usize = 4 << 20;
 /// How long a batch may grow: each costs two fdatasyncs.
 const BATCH_GROWS: Duration = Duration::from_millis(100);
+/// The longest body: RabbitMQ 3 takes no longer one by default, RabbitMQ 4 16 MiB.
+const BODY_MAX_BYTES: usize = 128 << 20;
 /// How many dead letters wait for their confirm, and how many bytes of them, but for the last.
 const UNCONFIRMED_MAX: usize = 256;
 const UNCONFIRMED_MAX_BYTES: usize = 512 << 10;
@@ -27,24 +29,25 @@ const CONFIRM_MAX: Duration = Duration::from_secs(30);
 pub(super) struct AmqpInbox {
     // `None` once it is lost.
     session: Option<Session>,
-    deliveries: Receiver<ConsumerMessage>,
+    intake: Intake,
     confirms: Confirms,
     // The exchange of the dead letters.
     dead_letters: String,
-    // The last batch, without its bodies.
+    // The last batch, without its bodies, and how long those are.
     batch: Vec<Delivery>,
+    bytes: Vec<usize>,
     address: String,
 }
 
 impl AmqpInbox {
-    /// Starts consuming.
+    /// Starts consuming, with up to `prefetch` messages sent ahead.
     pub(super) fn prepare(
-        _: &mut Connection,
         channel: &Channel,
         queue: &str,
+        prefetch: u16,
     ) -> amiquip::Result<(Receiver<ConsumerMessage>, Confirms)> {
         let confirms = Confirms::listen(channel)?;
-        channel.qos(0, PREFETCH_MESSAGES, false)?;
+        channel.qos(0, prefetch, false)?;
         let consumer = channel.basic_consume(queue, ConsumerOptions::default())?;
         let deliveries = consumer.receiver().clone();
         // Its destructor cancels, and a delivery that arrives after the cancel kills the connection.
@@ -55,15 +58,19 @@ impl AmqpInbox {
 
     pub(super) fn new(
         session: Session,
-        deliveries: Receiver<ConsumerMessage>,
+        intake: Intake,
         confirms: Confirms,
         dead_letters: String,
         address: String,
     ) -> Self {
-        AmqpInbox { session: Some(session), deliveries, confirms, dead_letters, batch: Vec::new(), address }
+        let (session, batch, bytes) = (Some(session), Vec::new(), Vec::new());
+        AmqpInbox { session, intake, confirms, dead_letters, batch, bytes, address }
     }
 
     fn lost(&mut self) -> InboxError {
+        if let Some(reason) = self.intake.reason_to_leave() {
+            return InboxError(reason);
+        }
         InboxError(self.session.take().map_or_else(|| LOST_BEFORE.into(), Session::close))
     }
 
@@ -110,12 +117,15 @@ impl AmqpInbox {
 
 impl Inbox for AmqpInbox {
     fn receive(&mut self, wait: Duration) -> Result<Vec<Delivered>, InboxError> {
+        if let Some(reason) = self.intake.reason_to_leave() {
+            return Err(InboxError(reason));
+        }
         let mut batch = Vec::new();
         let mut bytes = 0;
         let mut until = Instant::now() + wait;
-        while batch.len() < usize::from(PREFETCH_MESSAGES) && bytes < BATCH_MAX_BYTES {
+        while batch.len() < self.intake.prefetch() && bytes < BATCH_MAX_BYTES {
             let left = until.saturating_duration_since(Instant::now());
-            let mut delivery = match self.deliveries.recv_timeout(left) {
+            let mut delivery = match self.intake.deliveries.recv_timeout(left) {
                 Ok(message) => self.delivery(message)?,
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return Err(self.lost()),
@@ -125,7 +135,8 @@ impl Inbox for AmqpInbox {
             }
             let body = std::mem::take(&mut delivery.body);
             bytes += body.len();
-            batch.push(Delivered { origin: origin(&delivery.properties), body });
+            self.bytes.push(body.len());
+            batch.push(delivered(&delivery, body));
             self.batch.push(delivery);
         }
         Ok(batch)
@@ -135,6 +146,7 @@ impl Inbox for AmqpInbox {
         let batch = std::mem::take(&mut self.batch);
         let (whole, visits): (Vec<_>, Vec<_>) = dead.iter().partition(|letter| letter.is_whole);
         self.set_aside(&visits, &batch)?;
+        self.bytes.drain(..).for_each(|bytes| self.intake.let_go(bytes));
         let session = self.session.as_ref().ok_or_else(|| InboxError(LOST_BEFORE.into()))?;
         let settle = || {
             let mut newest = None;
@@ -147,10 +159,20 @@ impl Inbox for AmqpInbox {
             // The newest of the rest stands for all before it; the rejected ones are settled.
             newest.map_or(Ok(()), |newest| newest.ack_multiple(session.channel()))
         };
-        settle().map_err(|error: amiquip::Error| InboxError(reason(&error)))
+        settle().map_err(|error: amiquip::Error| {
+            InboxError(self.intake.reason_to_leave().unwrap_or_else(|| reason(&error)))
+        })
     }
 
     fn address(&self) -> &str {
         &self.address
     }
+}
+
+fn delivered(delivery: &Delivery, body: Vec<u8>) -> Delivered {
+    if body.len() > BODY_MAX_BYTES {
+        let reason = format!("its body of {} bytes is over the bound of {BODY_MAX_BYTES}", body.len());
+        return Delivered { origin: Err(Unreadable(reason)), body: Vec::new() };
+    }
+    Delivered { origin: origin(&delivery.properties), body }
 }

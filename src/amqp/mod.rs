@@ -7,6 +7,7 @@ mod confirms;
 mod dead_letters;
 mod errors;
 mod inbox;
+mod intake;
 mod properties;
 mod publisher;
 mod session;
@@ -15,6 +16,7 @@ mod url;
 
 pub use self::dead_letters::DeadLetters;
 use self::inbox::AmqpInbox;
+use self::intake::{Intake, Pace};
 use self::publisher::AmqpPublisher;
 pub use self::url::AmqpUrl;
 
@@ -32,26 +34,27 @@ pub struct Broker {
     urls: Vec<AmqpUrl>,
     queue: String,
     next: usize,
+    pace: Pace,
 }
 
 impl Broker {
     /// `urls` are the cluster's nodes, at least one, tried in turn.
     pub fn new(urls: Vec<AmqpUrl>, queue: String) -> Self {
-        Broker { urls, queue, next: 0 }
+        Broker { urls, queue, next: 0, pace: Pace::default() }
     }
 
     /// Connects to the first node that answers, from the next one on, declares the queue and calls
     /// `prepare`. Where none does, a refusal is what it returns before an absence.
     fn connect_any<T: Send + 'static>(
         &mut self,
-        prepare: fn(&mut Connection, &Channel, &str) -> amiquip::Result<T>,
+        prepare: impl Fn(&mut Connection, &Channel, &str) -> amiquip::Result<T> + Clone + Send + 'static,
     ) -> Result<(Session, T, String), ConnectError> {
         let mut failures = Vec::new();
         for _ in 0..self.urls.len() {
             let url = &self.urls[self.next % self.urls.len()];
             // Should this one fail or be lost, the next node is tried first.
             self.next += 1;
-            let queue = self.queue.clone();
+            let (queue, prepare) = (self.queue.clone(), prepare.clone());
             let opened = Session::open(url, move |connection, channel| {
                 declare(connection, channel, &queue)?;
                 prepare(connection, channel, &queue)
@@ -86,8 +89,14 @@ impl Connect<dyn Publisher> for Broker {
 
 impl Connect<dyn Inbox> for Broker {
     fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError> {
-        let (session, (deliveries, confirms), address) = self.connect_any(AmqpInbox::prepare)?;
+        let prefetch = self.pace.prefetch();
+        let (session, (deliveries, confirms), address) =
+            self.connect_any(move |_, channel, queue| AmqpInbox::prepare(channel, queue, prefetch))?;
+        let intake = session
+            .socket()
+            .and_then(|socket| Intake::start(deliveries, prefetch, self.pace.clone(), socket))
+            .map_err(|error| ConnectError::Unavailable(error.to_string()))?;
         let dead = dead_letters(&self.queue);
-        Ok(Box::new(AmqpInbox::new(session, deliveries, confirms, dead, address)))
+        Ok(Box::new(AmqpInbox::new(session, intake, confirms, dead, address)))
     }
 }

@@ -78,6 +78,11 @@ impl Session {
         channel
     }
 
+    /// Its socket, to be cut by somebody else.
+    pub(super) fn socket(&self) -> io::Result<TcpStream> {
+        self.socket.try_clone()
+    }
+
     /// Closes the connection and returns why it ended: amiquip reports the cause only from `close`.
     pub(super) fn close(mut self) -> String {
         self.say_goodbye().unwrap_or_else(|| "the connection ended".into())
@@ -139,7 +144,8 @@ fn open(url: &AmqpUrl, stream: mio::net::TcpStream) -> amiquip::Result<(Connecti
     Ok((connection, channel))
 }
 
-fn cut(socket: &TcpStream) {
+/// Ends a connection at once: every call that waits on it returns.
+pub(super) fn cut(socket: &TcpStream) {
     // It fails only for a socket that is closed already.
     let _ = socket.shutdown(Shutdown::Both);
 }

@@ -49,6 +49,9 @@ impl<'a> Plan<'a> {
             dead: Vec::new(),
         };
         let mut planner = Planner { plan, written };
+        // A line is hardly longer than its visit. Growing would copy it, and hold both meanwhile.
+        let bytes: usize = batch.iter().map(|message| message.body.len()).sum();
+        planner.plan.lines.bytes.reserve(bytes + bytes / 2);
         for (place, message) in batch.iter().enumerate() {
             if let Err(reason) = planner.add_message(place, message) {
                 let origin = message.origin.clone().ok();

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use amiquip::{AmqpProperties, AmqpValue};
+use amiquip::{AmqpProperties, AmqpValue, Publish};
 use pixel::queue::VisitStore;
 use pixel::spool::Spool;
 
@@ -13,6 +15,7 @@ use crate::Outcome;
 use crate::support::broker::Broker;
 use crate::support::client::get;
 use crate::support::fixtures::{Embedded, Services};
+use crate::support::memory::MemoryLimit;
 use crate::support::message::{LINE, VISIT, named, numbered, numbered_by};
 use crate::support::output::Output;
 use crate::support::program::Program;
@@ -321,4 +324,59 @@ fn a_message_of_100_mb_is_written_and_an_unreadable_one_is_set_aside_whole() -> 
     storage.stop()?;
     assert_eq!(output.lines().len(), count + 1);
     Ok(())
+}
+
+/// 64 messages were taken ahead, however large: 2 GB, and the kernel killed the storage again and again.
+#[test]
+fn twelve_messages_of_30_mb_are_written_within_256_mib_of_memory() -> Outcome {
+    let Some(limit) = MemoryLimit::of(256 << 20)? else { return Ok(()) };
+    let broker = Broker::start()?;
+    let services = Services::new(&broker.url(), "crowd")?;
+    // Declares the queue.
+    services.storage.start()?.stop()?;
+    let line = VISIT.replace("SomeUserAgent", &"x".repeat(1500)) + "\n";
+    let count = 30_000_000 / line.len() as i64;
+    let body = line.repeat(count as usize).into_bytes();
+    let mut connection = broker.connect()?;
+    let channel = connection.open_channel(None)?;
+    channel.enable_publisher_confirms()?;
+    let confirms = channel.listen_for_publisher_confirms()?;
+    for n in 0..12 {
+        let properties = numbered(1, 1 + n * count, count).with_delivery_mode(2);
+        channel.basic_publish("crowd", Publish::with_properties(&body, "visit", properties))?;
+        confirms.recv_timeout(Duration::from_secs(60))?;
+    }
+    let mut storage = limit.around(&services.storage).start()?;
+    let admin = storage.admin()?;
+    let written = 12.0 * count as f64;
+    admin.wait_for_metric("pixel_visits_written_total", |now| now == written)?;
+    storage.wait_for_log("messages are taken one by one now")?;
+    // Small ones again: they are taken ahead again, and all of it is written once.
+    for n in 0..300 {
+        let properties = numbered(2, 1 + n, 1).with_delivery_mode(2);
+        channel.basic_publish("crowd", Publish::with_properties(VISIT.as_bytes(), "visit", properties))?;
+    }
+    admin.wait_for_metric("pixel_visits_written_total", |now| now == written + 300.0)?;
+    storage.wait_for_log("messages are small again")?;
+    admin.wait_until_ready()?;
+    storage.stop()?;
+    let report = services.output.audit_finds_nothing()?;
+    let written: Vec<_> = (0..2).map(|n| report["producers"][n]["written"].as_i64()).collect();
+    assert_eq!(written, [Some(12 * count), Some(300)], "{report}");
+    let lines = BufReader::new(fs::File::open(&services.output.path)?).lines().count();
+    assert_eq!(lines as i64, 12 * count + 300);
+    Ok(())
+}
+
+#[test]
+fn a_body_over_the_bound_goes_whole_to_the_dead_letters() -> Outcome {
+    let broker = Broker::with("max_message_size = 200000000\n")?;
+    let (mut storage, output) = storage_alone(&broker, "huge", "pipe")?;
+    let body = format!("{VISIT}\n").repeat(140_000_000 / VISIT.len()).into_bytes();
+    broker.publish("huge", &body, named("huge").with_delivery_mode(2))?;
+    broker.publish("huge", VISIT.as_bytes(), named("small").with_delivery_mode(2))?;
+    assert_eq!(output.wait_for_lines(1)?, [LINE]);
+    storage.wait_for_log("is over the bound of 134217728")?;
+    assert_eq!(broker.take("huge.dead")?.delivery.body.len(), body.len());
+    storage.stop()
 }

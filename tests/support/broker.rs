@@ -36,6 +36,8 @@ pub struct Node {
     pub port: u16,
     dist_port: u16,
     epmd_port: u16,
+    // Lines of its rabbitmq.conf.
+    settings: &'static str,
     process: Option<Child>,
 }
 
@@ -45,8 +47,17 @@ impl Broker {
         Self::cluster(1)
     }
 
+    /// Starts one node with these lines in its rabbitmq.conf.
+    pub fn with(settings: &'static str) -> Outcome<Broker> {
+        Self::of(1, settings)
+    }
+
     /// Starts `size` nodes and joins them.
     pub fn cluster(size: usize) -> Outcome<Broker> {
+        Self::of(size, "")
+    }
+
+    fn of(size: usize, settings: &'static str) -> Outcome<Broker> {
         let folder = tempfile::tempdir()?;
         let epmd_port = free_port();
         fs::write(folder.path().join(".erlang.cookie"), format!("PIXEL{epmd_port}"))?;
@@ -62,6 +73,7 @@ impl Broker {
                 port: free_port(),
                 dist_port: free_port(),
                 epmd_port,
+                settings,
                 process: None,
             };
             node.start()?;
@@ -142,7 +154,8 @@ impl Node {
         let none = self.folder.join("none");
         fs::write(&none, "")?;
         let config = self.folder.join(format!("{}.conf", self.port));
-        let settings = format!("listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\n", self.port);
+        let settings =
+            format!("listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\n{}", self.port, self.settings);
         fs::write(&config, settings)?;
         // The shell ends the group when this process has ended, however it did.
         let script = r#""$0" & read -r _; kill -KILL -- -$$"#;

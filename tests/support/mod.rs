@@ -9,6 +9,7 @@ pub mod faulty_disk;
 pub mod fixtures;
 pub mod launch;
 pub mod load;
+pub mod memory;
 pub mod message;
 pub mod output;
 pub mod port;
