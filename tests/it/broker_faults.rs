@@ -14,6 +14,7 @@ use crate::support::client::{Client, get};
 use crate::support::fixtures::{Brokered, Services};
 use crate::support::program::{CONSUMING, REFUSED_LOGIN};
 use crate::support::proxy::Proxy;
+use crate::support::small_disk::SmallDisk;
 use crate::support::wait::wait_until;
 
 #[test]
@@ -264,4 +265,48 @@ fn a_broker_that_refuses_connections_for_a_while_is_tried_until_it_takes_them() 
     assert!(system.http.log().matches("WARN").count() <= 12, "{}", system.http.log());
     assert!(system.http.runs());
     system.stop_and_audit()
+}
+
+/// By default RabbitMQ waits 30 minutes for an acknowledgement; here, 15 seconds.
+#[test]
+fn a_batch_that_is_held_for_longer_than_the_broker_waits_comes_again_and_is_written_once() -> Outcome {
+    let Some(disk) = SmallDisk::mount("16m")? else { return Ok(()) };
+    let broker = Broker::with("consumer_timeout = 15000\n")?;
+    // It looks once a minute, and knows no other setting for that.
+    let often = "application:set_env(rabbit, channel_tick_interval, 1000).";
+    broker.nodes[0].control(&["eval", often])?;
+    let services = Services::new(&broker.url(), "timeout")?;
+    let mut http = services.http.start()?;
+    let storage_launch = services.storage.with("output", disk.path().join("visits.log"));
+    let output = storage_launch.output();
+    let mut storage = storage_launch.start()?;
+    let address = http.address()?;
+    let mut promised = Vec::new();
+    let mut visits = |count: u64| -> Outcome {
+        let mut client = Client::connect(address)?;
+        for _ in 0..count {
+            promised.push(promised.len() as u64);
+            let path = format!("/track?n={}", promised.len() - 1);
+            assert_eq!(client.ask("GET", &path, &[])?.status, 200);
+        }
+        Ok(())
+    };
+    visits(50)?;
+    output.wait_for_lines(50)?;
+    disk.fill()?;
+    visits(50)?;
+    let admin = storage.admin()?;
+    admin.wait_until_unready()?;
+    wait_until("the broker to end the channel", || {
+        broker.consumers("timeout").is_ok_and(|count| count == 0)
+    })?;
+    visits(50)?;
+    disk.free()?;
+    output.has_each_once(&promised)?;
+    storage.wait_for_log("lost the broker: PRECONDITION_FAILED - delivery acknowledgement on channel")?;
+    admin.wait_until_ready()?;
+    assert!(admin.metric("pixel_visits_duplicate_total")? > 0.0, "the held batch came again");
+    http.stop()?;
+    storage.stop()?;
+    output.audit_finds_nothing().map(drop)
 }

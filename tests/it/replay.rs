@@ -131,18 +131,11 @@ fn died(properties: AmqpProperties) -> AmqpProperties {
     properties.with_headers(headers).with_expiration("1000000".into())
 }
 
-/// How many letters wait in a queue that nobody consumes.
-fn waiting(broker: &Broker, queue: &str) -> Outcome<u32> {
-    let mut connection = broker.connect()?;
-    let channel = connection.open_channel(None)?;
-    Ok(channel.queue_declare_passive(queue)?.declared_message_count().unwrap_or_default())
-}
-
 fn wait_until_waiting(broker: &Broker, queue: &str, count: u32) -> Outcome {
     wait_until(&format!("{count} letters in {queue}"), || {
-        waiting(broker, queue).is_ok_and(|found| found == count)
+        broker.waiting(queue).is_ok_and(|found| found == count)
     })
-    .map_err(|error| format!("{error}; there are {:?}", waiting(broker, queue)).into())
+    .map_err(|error| format!("{error}; there are {:?}", broker.waiting(queue)).into())
 }
 
 #[test]
@@ -240,7 +233,7 @@ fn a_queue_of_dead_letters_of_an_older_pixel_is_taken_and_moved() -> Outcome {
     storage.stop()?;
     let (status, said, stderr) = services.storage.clone().argument("replay").run()?;
     assert!(status == 0 && said.contains("1 dead letters"), "{said} {stderr}");
-    assert_eq!(waiting(broker, "older.dead")?, 0);
+    assert_eq!(broker.waiting("older.dead")?, 0);
     broker.nodes[0].control(&["delete_queue", "older.dead"])?;
     storage.start_again()?;
     assert!(!storage.log().contains("no delivery limit"), "{}", storage.log());

@@ -135,6 +135,20 @@ impl Broker {
         Ok(())
     }
 
+    /// How many messages of `queue` wait to be delivered.
+    pub fn waiting(&self, queue: &str) -> Outcome<u32> {
+        let mut connection = self.connect()?;
+        let channel = connection.open_channel(None)?;
+        Ok(channel.queue_declare_passive(queue)?.declared_message_count().unwrap_or_default())
+    }
+
+    /// How many consumers `queue` has.
+    pub fn consumers(&self, queue: &str) -> Outcome<u32> {
+        let mut connection = self.connect()?;
+        let channel = connection.open_channel(None)?;
+        Ok(channel.queue_declare_passive(queue)?.declared_consumer_count().unwrap_or_default())
+    }
+
     /// Takes one message off `queue`, waiting for it.
     pub fn take(&self, queue: &str) -> Outcome<Get> {
         let mut connection = self.connect()?;
