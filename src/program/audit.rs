@@ -15,6 +15,7 @@ use super::process::Failure;
 use crate::disk::sibling;
 use crate::output::{FileAudit, LedgerContent, Verdict, bytes_to_read, read_ledger, verify};
 use crate::record::{Audit, Sequences};
+use crate::spool::waiting;
 
 /// Everything that the audit found.
 #[derive(Serialize)]
@@ -128,15 +129,6 @@ fn numbers_of(ranges: &[std::ops::RangeInclusive<u64>]) -> Sequences {
     let mut numbers = Sequences::default();
     ranges.iter().for_each(|range| numbers.insert(range.clone()));
     numbers
-}
-
-// PLACEHOLDER until the spool's own is merged.
-struct Waiting {
-    producer: Uuid,
-    sequences: Vec<std::ops::RangeInclusive<u64>>,
-}
-fn waiting(_: &Path) -> io::Result<Vec<Waiting>> {
-    Ok(Vec::new())
 }
 
 fn add(all: &mut BTreeMap<Uuid, Sequences>, new: impl Iterator<Item = (Uuid, Sequences)>) {

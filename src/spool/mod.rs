@@ -8,6 +8,7 @@
 mod damage;
 mod open;
 mod segment;
+mod waiting;
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::VecDeque;
@@ -26,6 +27,7 @@ use self::segment::{
     PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, preallocate, recycle, remove_spare,
     split,
 };
+pub use self::waiting::{Waiting, waiting};
 use crate::disk::DiskFile;
 use crate::disk::journal::{Journal, read_record, record_bytes};
 use crate::queue::{Backlog, Position, Reading};

@@ -131,8 +131,7 @@ fn hold(path: &Path) -> Result<File, OpenError> {
 fn producer(folder: &Path, is_new: bool) -> Result<Uuid, OpenError> {
     let path = folder.join("producer");
     match fs::read_to_string(&path) {
-        Ok(text) if !is_new => Uuid::parse_str(text.trim())
-            .map_err(|error| at(&path)(io::Error::new(io::ErrorKind::InvalidData, error))),
+        Ok(text) if !is_new => parse_producer(&text).map_err(at(&path)),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
         _ => {
             let producer = Uuid::new_v4();
@@ -150,8 +149,13 @@ fn producer(folder: &Path, is_new: bool) -> Result<Uuid, OpenError> {
     }
 }
 
+/// The UUID that the file `producer` holds.
+pub(super) fn parse_producer(text: &str) -> io::Result<Uuid> {
+    Uuid::parse_str(text.trim()).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
 /// The first sequence that is not confirmed; `None` where the note is absent or torn.
-fn read_confirmed(file: &File) -> io::Result<Option<u64>> {
+pub(super) fn read_confirmed(file: &File) -> io::Result<Option<u64>> {
     let mut note = [0; 12];
     if !read_whole(file, &mut note, 0)? {
         return Ok(None);

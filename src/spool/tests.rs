@@ -478,6 +478,13 @@ proptest! {
             let read = unconfirmed(&spool);
             let expected: BTreeMap<_, _> =
                 promised.range(confirmed..).map(|(number, line)| (*number, line.clone())).collect();
+            // The audit, which does not hold the spool, sees the same, and at most what is confirmed besides.
+            let waits: Vec<u64> = waiting(folder.path())
+                .expect("readable")
+                .into_iter()
+                .flat_map(|spool| spool.sequences.into_iter().flatten())
+                .collect();
+            prop_assert!(waits.ends_with(&read.keys().copied().collect::<Vec<_>>()), "{waits:?} for {read:?}");
             prop_assert_eq!(read, expected);
         }
     }
