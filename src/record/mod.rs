@@ -2,8 +2,8 @@
 //!
 //! One thread takes what is there, drops what the ledger has seen, appends the rest, makes it durable,
 //! commits the ledger, and only then acknowledges. A crash between any two steps leaves either a
-//! delivery that comes again and that the ledger drops, or bytes behind the committed length of the
-//! output, which the next start cuts off.
+//! delivery that comes again and that the ledger drops, or lines behind the ledger's mark, which the
+//! visits claim when they come again.
 
 mod audit;
 mod dead_file;
