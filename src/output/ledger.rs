@@ -236,60 +236,68 @@ pub struct LedgerContent {
     pub written: Written,
     /// The files to which nothing is added any more, oldest first.
     pub closed: Vec<FileRecord>,
+    /// How many more the state says there should be.
+    pub lacking: u64,
 }
 
 /// Reads the ledger at `path`, which may be in use: everything that is committed by now.
 ///
 /// # Errors
-/// What the system said; `InvalidData` where it is damaged anywhere: a checksum at its end that does not fit counts
-/// as damage, a record that is not all there as one that is being written.
+/// What the system said; `InvalidData` where it is damaged anywhere. What is at its end and is no whole record may be
+/// one that is being written; where it stays like that, it counts as damage.
 pub fn read(path: &Path) -> io::Result<LedgerContent> {
+    let written = look_until_whole(path, |file| {
+        let Entries { written, end } = read_entries(file)?;
+        Ok((written, end))
+    })?;
+    let list = sibling(path, "files");
+    let closed = match look_until_whole(&list, |file| read_closed(file, &list)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        closed => closed?,
+    };
+    let lacking = written.closed_files().saturating_sub(closed.len() as u64);
+    let closed = closed.into_iter().filter(|record| !written.files().contains_key(&record.id)).collect();
+    Ok(LedgerContent { written, closed, lacking })
+}
+
+/// Reads a journal until all of it is whole records, and there are some. `read` returns where the last of them ends.
+fn look_until_whole<T>(path: &Path, read: impl Fn(&File) -> io::Result<(T, u64)>) -> io::Result<T> {
     let mut looks = 0;
-    let written = loop {
+    loop {
         // Anew each time: it may have been written anew.
         let file = File::open(path)?;
-        let entries = read_entries(&file)?;
-        if !ends_with_damage(&file, entries.end)? {
-            break entries.written;
+        let length = file.metadata()?.len();
+        let (content, end) = read(&file)?;
+        if end > 0 && end >= length {
+            return Ok(content);
         }
         looks += 1;
         if looks == LOOKS {
             return Err(invalid(format!(
-                "it is damaged at byte {}; if that was a power cut, start Pixel once: it keeps what is whole",
-                entries.end
+                "`{}` is damaged at byte {end}; if that was a crash, start Pixel once: it keeps what is whole",
+                path.display()
             )));
         }
         std::thread::sleep(LOOK_EVERY);
-    };
-    let name = sibling(path, "files");
-    let mut closed: Vec<FileRecord> = Vec::new();
-    let folder = RealFolder::new(folder_of(path));
-    if let Some(file) = folder.open_disk(name.file_name().unwrap_or_default())? {
-        let (mut end, mut record) = (0, Vec::new());
-        while let Some(next) = read_record(&*file, end, &mut record)? {
-            if end > 0 {
-                let of =
-                    |error| invalid(format!("`{}` cannot be read at byte {end}: {error}", name.display()));
-                let one: FileRecord = serde_json::from_slice(&record).map_err(of)?;
-                closed.retain(|known| known.id != one.id);
-                closed.push(one);
-            }
-            end = next;
-        }
-        if find_record(&*file, end, |_| true)?.is_some() || ends_with_damage(&*file, end)? {
-            return Err(invalid(format!("`{}` is damaged at byte {end}", name.display())));
-        }
     }
-    closed.retain(|record| !written.files().contains_key(&record.id));
-    Ok(LedgerContent { written, closed })
 }
 
-/// Whether a whole record should stand at `end`, where none does: its length fits the file, its checksum does not.
-fn ends_with_damage(file: &dyn DiskFile, end: u64) -> io::Result<bool> {
-    let mut length = [0; 4];
-    let is_there = crate::disk::read_whole(file, &mut length, end)?;
-    let length = u64::from(u32::from_le_bytes(length));
-    Ok(is_there && length > 0 && end + 8 + length <= file.len()?)
+/// Reads the list of closed files; returns where its last whole record ends, too.
+fn read_closed(file: &dyn DiskFile, path: &Path) -> io::Result<(Vec<FileRecord>, u64)> {
+    let (mut closed, mut end, mut record): (Vec<FileRecord>, _, _) = (Vec::new(), 0, Vec::new());
+    while let Some(next) = read_record(file, end, &mut record)? {
+        if end > 0 {
+            let of = |error| invalid(format!("`{}` cannot be read at byte {end}: {error}", path.display()));
+            let one: FileRecord = serde_json::from_slice(&record).map_err(of)?;
+            closed.retain(|known| known.id != one.id);
+            closed.push(one);
+        }
+        end = next;
+    }
+    if find_record(file, end, |_| true)?.is_some() {
+        return Err(invalid(format!("`{}` is damaged at byte {end}", path.display())));
+    }
+    Ok((closed, end))
 }
 
 /// Opens the ledger of the output at `path`.

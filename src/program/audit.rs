@@ -99,6 +99,13 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
     }
     let numbers = Audit::of(&ledger.written, &waits, &elsewhere);
     let quick = matches.get_flag("quick");
+    if ledger.lacking > 0 && !quick {
+        return Err(Failure::Settings(format!(
+            "`{}.files` lacks {} records of rotated files: those cannot be checked",
+            sibling(&output.path, "ledger").display(),
+            ledger.lacking
+        )));
+    }
     let files = if quick { Vec::new() } else { read_files(&output.path, &paths("files"), &ledger)? };
     let is_well = |file: &FileAudit| match file.verdict {
         Verdict::Verified => true,

@@ -103,6 +103,9 @@ pub struct Entry {
     /// The files of which nothing is added any more: their records are in the list of closed files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub closed: Vec<u64>,
+    /// How many had been closed before, in a whole state.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub closed_files: u64,
     /// All claims that are open after it, where that changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claims: Option<Vec<OpenClaims>>,
@@ -186,12 +189,17 @@ impl Entry {
     }
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// All that has been written.
 #[derive(Debug, Clone, Default)]
 pub struct Written {
     mark: Option<Mark>,
     mark_by_inode: Option<MarkByInode>,
     files: BTreeMap<u64, FileRecord>,
+    closed_files: u64,
     claims: Vec<OpenClaims>,
     began_late: bool,
     spools: BTreeMap<Uuid, Spooled>,
@@ -211,6 +219,7 @@ impl Written {
         self.began_late |= entry.began_late;
         entry.files.iter().for_each(|change| self.apply_to_file(change, entry));
         entry.closed.iter().for_each(|id| drop(self.files.remove(id)));
+        self.closed_files += entry.closed_files + entry.closed.len() as u64;
         if let Some(claims) = &entry.claims {
             self.claims.clone_from(claims);
         }
@@ -270,6 +279,7 @@ impl Written {
             mark: self.mark.clone(),
             files: self.files.values().map(change).collect(),
             closed: Vec::new(),
+            closed_files: self.closed_files,
             claims: (!self.claims.is_empty()).then(|| self.claims.clone()),
             began_late: self.began_late,
             spools: self.spools.clone(),
@@ -292,6 +302,11 @@ impl Written {
     /// What is known of the files that may still be added to, by their numbers.
     pub fn files(&self) -> &BTreeMap<u64, FileRecord> {
         &self.files
+    }
+
+    /// How many files were closed: so many records are in the list of those.
+    pub fn closed_files(&self) -> u64 {
+        self.closed_files
     }
 
     /// The files that are neither the output any more nor waited for by a claim.
@@ -339,7 +354,8 @@ mod tests {
     #[test]
     fn a_snapshot_is_the_state() {
         let mut written = Written::default();
-        let mut entry = Entry { foreign: 2, message_ids: vec!["a".into()], ..Entry::default() };
+        let mut entry =
+            Entry { foreign: 2, message_ids: vec!["a".into()], closed: vec![1, 2], ..Entry::default() };
         assert_eq!(entry.note(&written, Uuid::nil(), 1..=5), vec![1..=5]);
         assert_eq!(entry.note(&written, Uuid::nil(), 4..=7), vec![6..=7]);
         written.apply(&entry);
@@ -348,7 +364,7 @@ mod tests {
         assert_eq!(again.snapshot(), written.snapshot());
         assert_eq!(again.missing(Uuid::nil(), 0..=9), vec![0..=0, 8..=9]);
         assert!(again.has_seen("a"));
-        assert_eq!(again.snapshot().duplicates(), 2);
+        assert_eq!((again.snapshot().duplicates(), again.closed_files()), (2, 2));
     }
 
     #[test]
