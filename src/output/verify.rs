@@ -69,11 +69,16 @@ enum Compression {
     Zstd,
 }
 
+impl Candidate {
+    /// Whether its name is that of `path`, but for what a compressor adds.
+    fn is_named(&self, path: &Path) -> bool {
+        self.path == path || self.compression != Compression::None && self.path.with_extension("") == path
+    }
+}
+
 /// What reading a file against a record brought.
 struct Reading {
     verdict: Verdict,
-    // How many blocks were as they should be.
-    good_blocks: u64,
     // How long it is, decompressed.
     length: u64,
 }
@@ -92,31 +97,34 @@ pub fn verify(
     let mut candidates = candidates(output, others)?;
     let mut found: Vec<Option<FileAudit>> = vec![None; records.len()];
     let folder = folder_of(output);
-    // First those that a block of theirs tells; the newest first, as theirs are the names without a number.
-    for (place, record) in records.iter().enumerate().rev() {
-        let named = folder.join(&record.name);
-        candidates.sort_by_key(|candidate| candidate.path != named);
-        let known = candidates.iter().position(|candidate| is_of(candidate, record).unwrap_or(false));
-        if let Some(at) = known {
-            found[place] = Some(read(&candidates.remove(at), record, progress));
+    // First those that a block of theirs tells. Then those that nothing tells: a file of the same length, then one of
+    // the name, then one of about the length, as far as that is known.
+    let ways: [&dyn Fn(&Candidate, &FileRecord) -> bool; 4] = [
+        &|candidate, record| is_of(candidate, record).unwrap_or(false),
+        &|candidate, record| candidate.length == record.end(),
+        &|candidate, record| candidate.is_named(&folder.join(&record.name)),
+        &|candidate, record| {
+            candidate.compression != Compression::None
+                || candidate.length.abs_diff(record.end()) <= record.end() / 4
+        },
+    ];
+    for is_it in ways {
+        // The newest first, as theirs are the names without a number.
+        for (found, record) in found.iter_mut().zip(records).rev().filter(|(found, _)| found.is_none()) {
+            let named = folder.join(&record.name);
+            candidates.sort_by_key(|candidate| !candidate.is_named(&named));
+            if let Some(at) = candidates.iter().position(|candidate| is_it(candidate, record)) {
+                *found = Some(read(&candidates.remove(at), record, progress));
+            }
         }
     }
-    // Then those that nothing tells: a file of the same length, then one of the name, then the nearest in length.
-    for (place, record) in records.iter().enumerate().rev() {
-        if found[place].is_some() {
-            continue;
-        }
-        let named = folder.join(&record.name);
-        let left = (0..candidates.len()).min_by_key(|at| {
-            let Candidate { length, path, .. } = &candidates[*at];
-            (*length != record.end(), *path != named, length.abs_diff(record.end()))
-        });
-        found[place] = Some(match left {
-            Some(at) => read(&candidates.remove(at), record, progress),
-            None => audit_of(named, record, Verdict::Missing, 0, false),
-        });
-    }
-    Ok(found.into_iter().flatten().collect())
+    let missing =
+        |record: &FileRecord| audit_of(folder.join(&record.name), record, Verdict::Missing, 0, false);
+    Ok(found
+        .into_iter()
+        .zip(records)
+        .map(|(found, record)| found.unwrap_or_else(|| missing(record)))
+        .collect())
 }
 
 /// How many bytes `verify` will read at most.
@@ -142,7 +150,8 @@ fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<Vec<Candidate>> {
     for path in paths {
         // A link is not followed: what it names was not written through it.
         let metadata = fs::symlink_metadata(&path)?;
-        if metadata.is_file() {
+        // In an empty one, nothing of what was written is there.
+        if metadata.is_file() && metadata.len() > 0 {
             let compression = match path.extension().and_then(OsStr::to_str) {
                 Some("gz") => Compression::Gzip,
                 Some("zst" | "zstd") => Compression::Zstd,
@@ -154,7 +163,8 @@ fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<Vec<Candidate>> {
     Ok(candidates)
 }
 
-/// Whether the first or the last block of `record` stands where it should.
+/// Whether the first or the last block of `record` stands where it should, or the last one so far from the file's end:
+/// whatever was put in or taken out at one place, one of them does.
 fn is_of(candidate: &Candidate, record: &FileRecord) -> io::Result<bool> {
     let [Some(first), Some(last)] = [record.stretches.first(), record.stretches.last()] else {
         return Ok(false);
@@ -167,14 +177,17 @@ fn is_of(candidate: &Candidate, record: &FileRecord) -> io::Result<bool> {
         return Ok(first.blocks.first() == Some(&crc32fast::hash(&block)));
     }
     let mut file = File::open(&candidate.path)?;
-    let mut is_there = |stretch: &Stretch, number: usize| -> io::Result<bool> {
+    let mut is_there = |stretch: &Stretch, number: usize, moved: i64| -> io::Result<bool> {
         let start = number as u64 * BLOCK_BYTES;
-        file.seek(SeekFrom::Start(stretch.start + start))?;
+        let Some(place) = (stretch.start + start).checked_add_signed(moved) else { return Ok(false) };
+        file.seek(SeekFrom::Start(place))?;
         let mut block = Vec::new();
         Read::by_ref(&mut file).take((stretch.length - start).min(BLOCK_BYTES)).read_to_end(&mut block)?;
         Ok(stretch.blocks.get(number) == Some(&crc32fast::hash(&block)))
     };
-    Ok(is_there(first, 0)? || is_there(last, last.blocks.len().saturating_sub(1))?)
+    let last_block = last.blocks.len().saturating_sub(1);
+    let moved = candidate.length as i64 - record.end() as i64;
+    Ok(is_there(first, 0, 0)? || is_there(last, last_block, 0)? || is_there(last, last_block, moved)?)
 }
 
 fn open(candidate: &Candidate) -> io::Result<Box<dyn Read>> {
@@ -190,17 +203,10 @@ fn read(candidate: &Candidate, record: &FileRecord, progress: &dyn Fn(u64)) -> F
     let reading = open(candidate).and_then(|mut reader| compare(&mut reader, record, progress));
     let reading = reading.unwrap_or_else(|error| Reading {
         verdict: Verdict::Unreadable { error: error.to_string() },
-        good_blocks: 0,
         length: 0,
     });
     let is_compressed = candidate.compression != Compression::None;
-    let blocks: usize = record.stretches.iter().map(|stretch| stretch.blocks.len()).sum();
-    let verdict = match reading.verdict {
-        // Nothing of it is right: it is another file.
-        Verdict::Damaged { .. } if reading.good_blocks == 0 && blocks > 1 => Verdict::Missing,
-        verdict => verdict,
-    };
-    audit_of(candidate.path.clone(), record, verdict, reading.length, is_compressed)
+    audit_of(candidate.path.clone(), record, reading.verdict, reading.length, is_compressed)
 }
 
 fn audit_of(
@@ -225,7 +231,7 @@ fn audit_of(
 fn compare(reader: &mut dyn Read, record: &FileRecord, progress: &dyn Fn(u64)) -> io::Result<Reading> {
     let mut stretches: Vec<&Stretch> = record.stretches.iter().collect();
     stretches.sort_by_key(|stretch| stretch.start);
-    let (mut at, mut damaged, mut good_blocks) = (0, None, 0);
+    let (mut at, mut damaged) = (0, None);
     let mut block = Vec::with_capacity(BLOCK_BYTES as usize);
     let mut is_whole = true;
     'all: for stretch in stretches {
@@ -241,9 +247,7 @@ fn compare(reader: &mut dyn Read, record: &FileRecord, progress: &dyn Fn(u64)) -
                 is_whole = false;
                 break 'all;
             }
-            if crc32fast::hash(&block) == *expected {
-                good_blocks += 1;
-            } else {
+            if crc32fast::hash(&block) != *expected {
                 damaged.get_or_insert(stretch.start + start);
             }
         }
@@ -254,7 +258,7 @@ fn compare(reader: &mut dyn Read, record: &FileRecord, progress: &dyn Fn(u64)) -
         None if !is_whole => Verdict::Shortened { length: at },
         None => Verdict::Verified,
     };
-    Ok(Reading { verdict, good_blocks, length: at })
+    Ok(Reading { verdict, length: at })
 }
 
 fn skip(reader: &mut dyn Read, bytes: u64, progress: &dyn Fn(u64)) -> io::Result<u64> {
