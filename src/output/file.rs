@@ -38,6 +38,8 @@ pub struct OutputFile {
     reopen: Arc<AtomicBool>,
     format: LineFormat,
     open: Option<Open>,
+    // The one that was open before, whose new name the ledger has to be told.
+    renamed: Option<(u64, Identity)>,
     // `None` until the first batch has compared the file with the ledger.
     claims: Option<Claims>,
     batch: Option<Batch>,
@@ -70,6 +72,7 @@ impl OutputFile {
             reopen,
             format,
             open: None,
+            renamed: None,
             claims: None,
             batch: None,
             appended: None,
@@ -80,14 +83,13 @@ impl OutputFile {
         VisitLogError::Failed { path: self.folder.path(&self.name).display().to_string(), error }
     }
 
-    /// Opens the file that has the name by now, if it is another than the one that is open. Returns the ledger's number
-    /// and the identity of that one.
-    fn follow_name(&mut self) -> io::Result<Option<(u64, Identity)>> {
+    /// Opens the file that has the name by now, if it is another than the one that is open.
+    fn follow_name(&mut self) -> io::Result<()> {
         let named = self.folder.identity(&self.name)?;
         let is_same = named.is_some() && self.open.as_ref().map(|open| open.identity) == named;
         self.reopen.store(false, Ordering::Relaxed);
         if is_same {
-            return Ok(None);
+            return Ok(());
         }
         let file = self.folder.open(&self.name, true)?;
         self.folder.sync()?;
@@ -98,16 +100,16 @@ impl OutputFile {
             _ => log::info!("opened `{}` (existing, {length} bytes)", path.display()),
         }
         let before = self.open.replace(Open { file, identity, id: None });
-        Ok(before.and_then(|before| Some((before.id?, before.identity))))
+        self.renamed = before.and_then(|before| Some((before.id?, before.identity))).or(self.renamed);
+        Ok(())
     }
 
     /// Locks the file that has the name, against everybody else. Whoever had it locked may have renamed or removed it
-    /// meanwhile, so the name is compared once the lock is held. Returns what the name was before, if it changed.
-    fn lock(&mut self) -> Result<Option<(u64, Identity)>, VisitLogError> {
+    /// meanwhile, so the name is compared once the lock is held.
+    fn lock(&mut self) -> Result<(), VisitLogError> {
         let until = Instant::now() + READER_MAX;
-        let mut renamed = None;
         loop {
-            renamed = self.follow_name().map_err(|error| self.failed(error))?.or(renamed);
+            self.follow_name().map_err(|error| self.failed(error))?;
             let open = self.open.as_ref().expect("it was just opened");
             if !open.file.try_lock().map_err(|error| self.failed(error))? {
                 if Instant::now() >= until {
@@ -123,7 +125,7 @@ impl OutputFile {
                 .check()
                 .and_then(|()| self.folder.identity(&self.name).map_err(|error| self.failed(error)));
             match checked {
-                Ok(named) if named == Some(open.identity) => return Ok(renamed),
+                Ok(named) if named == Some(open.identity) => return Ok(()),
                 Ok(_) => open.file.unlock(),
                 Err(error) => {
                     open.file.unlock();
@@ -134,7 +136,7 @@ impl OutputFile {
     }
 
     /// Compares the file that is locked with what the ledger knows; returns what the ledger has to be told.
-    fn compare(&mut self, written: &Written, renamed: Option<(u64, Identity)>) -> io::Result<Option<Entry>> {
+    fn compare(&mut self, written: &Written) -> io::Result<Option<Entry>> {
         let marked = self.marked(written)?;
         let mut entry = Entry::default();
         if self.claims.is_none() {
@@ -157,7 +159,7 @@ impl OutputFile {
         let end = open.file.len()?;
         let fragment = self.claims.as_ref().and_then(|claims| claims.fragment_start(&open.file, end));
         let mark = mark_of(&*open.file, id, &self.name, self.format, fragment.unwrap_or(end))?;
-        if let Some((file, identity)) = renamed.filter(|(file, _)| *file != id) {
+        if let Some((file, identity)) = self.renamed.take().filter(|(file, _)| *file != id) {
             let name = self.name_of(identity)?;
             entry.files.extend(name.map(|name| FileChange {
                 file,
@@ -341,15 +343,15 @@ impl VisitLog for OutputFile {
         if self.batch.is_some() {
             return Ok(());
         }
-        self.follow_name().map(|_| ()).map_err(|error| self.failed(error))
+        self.follow_name().map_err(|error| self.failed(error))
     }
 
     fn begin(&mut self, written: &Written) -> Result<Option<Entry>, VisitLogError> {
         if self.goes_on().map_err(|error| self.failed(error))? {
             return self.right.check().map(|()| None);
         }
-        let renamed = self.lock()?;
-        self.compare(written, renamed).map_err(|error| {
+        self.lock()?;
+        self.compare(written).map_err(|error| {
             self.unlock();
             self.failed(error)
         })
