@@ -10,10 +10,12 @@
 //! - `edge`: the Caddy in front.
 //! - `messages`: what goes through the queue.
 //! - `replay`: what could not be read, brought back.
-//! - `output`: the lines that are written, and files that are rotated.
+//! - `output`: the lines that are written.
+//! - `rotation`: the output under those who rotate it, lock it, append to it and take its name or number.
+//! - `audit`: what `pixel audit` says of files as they were written, and of files that were tampered with.
 //! - `processes`: programs that are killed, paused, or there twice.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
-//! - `disks`: disks that fill up or fail, files that others touch.
+//! - `disks`: disks that fill up or fail.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
@@ -22,6 +24,7 @@
 
 #![allow(clippy::print_stdout, reason = "shown where a test fails")]
 
+mod audit;
 mod broker_faults;
 mod cluster;
 mod disks;
@@ -35,6 +38,7 @@ mod options;
 mod output;
 mod processes;
 mod replay;
+mod rotation;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;

@@ -16,6 +16,7 @@ const SOURCE: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -77,6 +78,19 @@ int ftruncate64(int fd, off64_t length) {
     errno = error;
     return -1;
 }
+/* As NFSv4, which makes byte-range locks of them: an exclusive one needs a descriptor that writes, a shared one one
+   that reads. */
+int flock(int fd, int operation) {
+    REAL(flock);
+    if (getenv("FAULTS_NFS_FLOCK")) {
+        int mode = fcntl(fd, F_GETFL) & O_ACCMODE;
+        if ((operation & LOCK_EX) && mode == O_RDONLY || (operation & LOCK_SH) && mode == O_WRONLY) {
+            errno = EBADF;
+            return -1;
+        }
+    }
+    return real(fd, operation);
+}
 "#;
 
 /// The library and the file that commands it.
@@ -108,6 +122,11 @@ impl FaultyDisk {
     /// The shell command that puts it in front of a program.
     pub fn preload(&self) -> String {
         format!("export LD_PRELOAD='{}' FAULTS_FILE='{}'", self.library.display(), self.command.display())
+    }
+
+    /// The same, over a file system whose flock refuses what NFSv4 refuses.
+    pub fn preload_over_nfs_locks(&self) -> String {
+        format!("{} FAULTS_NFS_FLOCK=1", self.preload())
     }
 
     /// From now on `operations` (write, sync, truncate) fail on files whose path ends with `suffix`.

@@ -62,6 +62,14 @@ impl Embedded {
         self.stop_and_audit()
     }
 
+    /// The same where the output was rotated: every promise is kept in one of its files.
+    pub fn stop_and_verify_all(self, load: Load) -> Outcome {
+        let promised = load.stop().promised;
+        self.output.all_have_each_once(&promised)?;
+        println!("{} answers of 200, each written once in {:?}", promised.len(), self.output.files()?);
+        self.stop_and_audit()
+    }
+
     /// Ends the program with SIGTERM; the audit finds nothing.
     pub fn stop_and_audit(mut self) -> Outcome {
         self.pixel.stop()?;

@@ -15,7 +15,9 @@ pub mod output;
 pub mod port;
 pub mod program;
 pub mod proxy;
+pub mod shell;
 pub mod small_disk;
+pub mod stranger;
 pub mod wait;
 
 /// What can go wrong in the support of a test ends the test, with the reason.

@@ -1,8 +1,10 @@
 //! The output file and what stands beside it, as those see them who read what was written.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use super::Outcome;
 use super::launch::Launch;
@@ -33,11 +35,28 @@ impl Output {
         self.beside(".ledger")
     }
 
-    /// The files beside it that hold what a start cut off.
-    pub fn set_aside(&self) -> Outcome<Vec<PathBuf>> {
-        let folder = self.path.parent().ok_or("no folder")?;
-        let paths = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-        Ok(paths.filter(|path| path.to_string_lossy().contains("unacknowledged")).collect())
+    /// It and everything beside it that begins with its name, but for what is Pixel's own.
+    pub fn files(&self) -> Outcome<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(self.path.parent().ok_or("no folder")?)? {
+            let path = entry?.path();
+            let suffix = path.to_string_lossy().into_owned();
+            let suffix = suffix.strip_prefix(&*self.path.to_string_lossy()).map(str::to_string);
+            if suffix.is_some_and(|suffix| suffix != ".lock" && !suffix.starts_with(".ledger")) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// The lines of all of its files, the compressed ones included.
+    pub fn lines_of_all(&self) -> Outcome<Vec<String>> {
+        let mut lines = Vec::new();
+        for path in self.files()? {
+            lines.extend(lines_of(&path));
+        }
+        Ok(lines)
     }
 
     /// Takes the flock of its readers: the writer waits until the value is dropped.
@@ -47,10 +66,14 @@ impl Output {
         Ok(reader)
     }
 
+    /// Appends to it as another program does, without a lock.
+    pub fn append(&self, text: &str) -> Outcome {
+        Ok(OpenOptions::new().append(true).create(true).open(&self.path)?.write_all(text.as_bytes())?)
+    }
+
     /// Its lines; none where it is absent.
     pub fn lines(&self) -> Vec<String> {
-        let text = fs::read_to_string(&self.path).unwrap_or_default();
-        text.lines().map(str::to_string).collect()
+        lines_of(&self.path)
     }
 
     /// Waits until it has `count` lines, and returns them.
@@ -68,36 +91,18 @@ impl Output {
 
     /// How often each number of a load stands in it; its format is ndjson.
     pub fn written(&self) -> BTreeMap<u64, usize> {
-        let mut counts = BTreeMap::new();
-        for line in self.lines() {
-            // The last line may be half there while the file is written to.
-            let Ok(visit) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
-            let number = visit["query"].as_str().and_then(|query| query.strip_prefix("n=")?.parse().ok());
-            if let Some(number) = number {
-                *counts.entry(number).or_insert(0) += 1;
-            }
-        }
-        counts
+        numbers_of(&self.lines())
     }
 
     /// Waits until every promised visit is written, then checks that each is there once and that no line
     /// is torn.
     pub fn has_each_once(&self, promised: &[u64]) -> Outcome {
-        let missing = || {
-            let counts = self.written();
-            promised.iter().filter(|number| !counts.contains_key(number)).count()
-        };
-        wait_until("every promised visit in the output", || missing() == 0)
-            .map_err(|error| format!("{error}: {} of {} are missing", missing(), promised.len()))?;
-        let twice: Vec<_> = self.written().into_iter().filter(|(_, count)| *count > 1).collect();
-        if !twice.is_empty() {
-            return Err(format!("written more than once: {twice:?}").into());
-        }
-        let is_torn = |line: &String| serde_json::from_str::<serde_json::Value>(line).is_err();
-        match self.lines().into_iter().find(is_torn) {
-            Some(line) => Err(format!("not a whole line: {line}").into()),
-            None => Ok(()),
-        }
+        has_each_once(promised, || Ok(self.lines()))
+    }
+
+    /// The same of all of its files together: those that were rotated, and compressed.
+    pub fn all_have_each_once(&self, promised: &[u64]) -> Outcome {
+        has_each_once(promised, || self.lines_of_all())
     }
 
     /// Checks that each visit that was answered with 200 is written once, none that was answered with 503
@@ -112,11 +117,20 @@ impl Output {
         Ok(())
     }
 
+    /// Runs `pixel audit` with `arguments`: its exit status and what it says on stdout and stderr.
+    pub fn audit_says(&self, arguments: &[&str]) -> Outcome<(i32, String)> {
+        let mut launch = Launch::new("pixel")?.argument("audit").with("output", &self.path);
+        for argument in arguments {
+            launch = launch.argument(argument);
+        }
+        let (status, stdout, stderr) = launch.run()?;
+        Ok((status, stdout + &stderr))
+    }
+
     /// Runs `pixel audit`: its exit status and its JSON.
     pub fn audit(&self) -> Outcome<(i32, serde_json::Value)> {
-        let launch = Launch::new("pixel")?.argument("audit").argument("--json").with("output", &self.path);
-        let (status, stdout, stderr) = launch.run()?;
-        Ok((status, serde_json::from_str(&stdout).map_err(|error| format!("{error}: {stdout}{stderr}"))?))
+        let (status, said) = self.audit_says(&["--json"])?;
+        Ok((status, serde_json::from_str(&said).map_err(|error| format!("{error}: {said}"))?))
     }
 
     /// Runs `pixel audit`, which must end with 0: its JSON.
@@ -126,4 +140,53 @@ impl Output {
             (status, report) => Err(format!("the audit ended with {status}: {report}").into()),
         }
     }
+}
+
+/// The lines of a file, which may be compressed; none where it is absent. One that is being compressed has those of its
+/// beginning.
+pub fn lines_of(path: &Path) -> Vec<String> {
+    let bytes = fs::read(path).unwrap_or_default();
+    let mut plain = Vec::new();
+    let _ = match path.extension().and_then(OsStr::to_str) {
+        Some("gz") => flate2::read::MultiGzDecoder::new(&*bytes).read_to_end(&mut plain),
+        Some("zst") => zstd::stream::copy_decode(&*bytes, &mut plain).map(|()| 0),
+        _ => (&*bytes).read_to_end(&mut plain),
+    };
+    String::from_utf8_lossy(&plain).lines().map(str::to_string).collect()
+}
+
+/// How often each number of a load stands in lines of format ndjson.
+fn numbers_of(lines: &[String]) -> BTreeMap<u64, usize> {
+    let mut counts = BTreeMap::new();
+    for line in lines {
+        // The last line may be half there while the file is written to.
+        let Ok(visit) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let number = visit["query"].as_str().and_then(|query| query.strip_prefix("n=")?.parse().ok());
+        if let Some(number) = number {
+            *counts.entry(number).or_insert(0) += 1;
+        }
+    }
+    counts
+}
+
+fn has_each_once(promised: &[u64], lines: impl Fn() -> Outcome<Vec<String>>) -> Outcome {
+    each_is_there_once(promised, &lines)?;
+    let is_torn = |line: &String| serde_json::from_str::<serde_json::Value>(line).is_err();
+    match lines()?.into_iter().find(is_torn) {
+        Some(line) => Err(format!("not a whole line: {line}").into()),
+        None => Ok(()),
+    }
+}
+
+/// Waits until every promised visit is among the lines, then checks that each is there once. What others wrote may
+/// stand between them.
+pub fn each_is_there_once(promised: &[u64], lines: &impl Fn() -> Outcome<Vec<String>>) -> Outcome {
+    let missing = || {
+        let counts = lines().map(|lines| numbers_of(&lines)).unwrap_or_default();
+        promised.iter().filter(|number| !counts.contains_key(number)).count()
+    };
+    wait_until("every promised visit in the output", || missing() == 0)
+        .map_err(|error| format!("{error}: {} of {} are missing", missing(), promised.len()))?;
+    let twice: Vec<_> = numbers_of(&lines()?).into_iter().filter(|(_, count)| *count > 1).collect();
+    if twice.is_empty() { Ok(()) } else { Err(format!("written more than once: {twice:?}").into()) }
 }

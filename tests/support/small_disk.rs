@@ -10,21 +10,40 @@ use super::Outcome;
 /// A small disk of its own. It goes with its value.
 pub struct SmallDisk {
     folder: tempfile::TempDir,
+    // What it is on, where that is no memory.
+    _image: Option<tempfile::NamedTempFile>,
 }
 
 impl SmallDisk {
     /// `None` where this user may not mount, which the test then says.
     pub fn mount(size: &str) -> Outcome<Option<SmallDisk>> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        Self::mounted(&mut mount, None)
+    }
+
+    /// One with an ext4 on it. `None` where this user may not mount, which the test then says.
+    pub fn ext4(bytes: u64) -> Outcome<Option<SmallDisk>> {
+        let image = tempfile::NamedTempFile::new()?;
+        image.as_file().set_len(bytes)?;
+        let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image.path()).output()?;
+        if !made.status.success() {
+            return Err(String::from_utf8_lossy(&made.stderr).into_owned().into());
+        }
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop"]).arg(image.path());
+        Self::mounted(&mut mount, Some(image))
+    }
+
+    fn mounted(mount: &mut Command, image: Option<tempfile::NamedTempFile>) -> Outcome<Option<SmallDisk>> {
         let folder = tempfile::tempdir()?;
-        let size = format!("size={size}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output()?;
+        let mounted = mount.arg(folder.path()).output()?;
         if !mounted.status.success() {
             let why = String::from_utf8_lossy(&mounted.stderr).into_owned();
-            println!("NOT TESTED: a full disk needs the right to mount: {why}");
+            println!("NOT TESTED: a disk of its own needs the right to mount: {why}");
             return Ok(None);
         }
-        Ok(Some(SmallDisk { folder }))
+        Ok(Some(SmallDisk { folder, _image: image }))
     }
 
     /// Where it is mounted.
