@@ -76,6 +76,9 @@ impl Candidate {
     }
 }
 
+/// Whether a candidate is the file of a record.
+type IsIt<'a> = &'a dyn Fn(&Candidate, &FileRecord) -> bool;
+
 /// What reading a file against a record brought.
 struct Reading {
     verdict: Verdict,
@@ -99,7 +102,7 @@ pub fn verify(
     let folder = folder_of(output);
     // First those that a block of theirs tells. Then those that nothing tells: a file of the same length, then one of
     // the name, then one of about the length, as far as that is known.
-    let ways: [&dyn Fn(&Candidate, &FileRecord) -> bool; 4] = [
+    let ways: [IsIt; 4] = [
         &|candidate, record| is_of(candidate, record).unwrap_or(false),
         &|candidate, record| candidate.length == record.end(),
         &|candidate, record| candidate.is_named(&folder.join(&record.name)),
