@@ -1,4 +1,5 @@
-//! A disk that loses what was not synced, and fails when told to.
+//! A disk that loses what was not synced, fails when told to, and after a failed sync is as treacherous as Linux:
+//! the pages count as clean, so a later sync that succeeds does not write them.
 
 use super::*;
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,9 @@ use std::sync::{Arc, Mutex};
 struct Content {
     live: Vec<u8>,
     durable: Vec<u8>,
+    // Which bytes of `live` the next sync writes: those that were written since the last one, whether that
+    // succeeded or not.
+    dirty: Vec<bool>,
     // Counts down with each write, sync and cut; at zero that operation fails, and all after it.
     operations_left: Option<u64>,
 }
@@ -16,6 +20,16 @@ struct Content {
 pub struct FakeFile(Arc<Mutex<Content>>);
 
 impl FakeFile {
+    /// A file whose content is durable.
+    pub fn holding(bytes: &[u8]) -> FakeFile {
+        let content = Content {
+            live: bytes.to_vec(),
+            durable: bytes.to_vec(),
+            dirty: vec![false; bytes.len()],
+            operations_left: None,
+        };
+        FakeFile(Arc::new(Mutex::new(content)))
+    }
     /// Lets `operations` more writes, syncs and cuts succeed.
     pub fn fail_after(&self, operations: u64) {
         self.content().operations_left = Some(operations);
@@ -24,7 +38,8 @@ impl FakeFile {
     pub fn heal(&self) {
         self.content().operations_left = None;
     }
-    /// The power goes: of what was not synced, the part before `keep` bytes may have arrived.
+    /// The power goes: of what was not synced, the part before `keep` bytes may have arrived. Where bytes were
+    /// written over older ones, the older ones are there again.
     pub fn crash(&self, keep: usize) -> FakeFile {
         let content = self.content();
         let mut left = content.durable.clone();
@@ -33,8 +48,15 @@ impl FakeFile {
             let from = left.len();
             left.extend_from_slice(&content.live[from..arrived]);
         }
-        let left = Content { live: left.clone(), durable: left, operations_left: None };
-        FakeFile(Arc::new(Mutex::new(left)))
+        FakeFile::holding(&left)
+    }
+    /// The power goes as for `crash`; before `keep` bytes, what was written over older bytes has arrived, too.
+    pub fn tear(&self, keep: usize) -> FakeFile {
+        let torn = self.crash(keep);
+        let arrived = self.live();
+        let kept = keep.min(arrived.len());
+        torn.content().live[..kept].copy_from_slice(&arrived[..kept]);
+        FakeFile::holding(&torn.live())
     }
     /// The process is killed: a reader sees the same, and what was not synced still is not.
     pub fn kill(&self) -> FakeFile {
@@ -83,19 +105,49 @@ impl DiskFile for FakeFile {
         let end = offset as usize + bytes.len();
         let len = content.live.len().max(end);
         content.live.resize(len, 0);
+        content.dirty.resize(len, true);
         content.live[offset as usize..end].copy_from_slice(bytes);
+        content.dirty[offset as usize..end].fill(true);
         failed.map_or(Ok(()), Err)
     }
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         self.write_at(bytes, self.len()?)
     }
     fn sync(&self) -> io::Result<()> {
-        let mut content = self.operate()?;
-        content.durable = content.live.clone();
-        Ok(())
+        let operated = self.operate().map(drop);
+        let Content { live, durable, dirty, .. } = &mut *self.content();
+        if operated.is_ok() {
+            // The length is in the file system's journal, which forgets nothing; content is in pages.
+            durable.resize(live.len(), 0);
+            let written = dirty.iter().enumerate().filter(|(_, dirty)| **dirty);
+            written.for_each(|(at, _)| durable[at] = live[at]);
+        }
+        dirty.fill(false);
+        operated
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.operate()?.live.resize(len as usize, 0);
+        let mut content = self.operate()?;
+        content.live.resize(len as usize, 0);
+        content.dirty.resize(len as usize, true);
         Ok(())
+    }
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_sync_left_is_not_written_by_the_next() {
+        let disk = FakeFile::holding(b"old");
+        disk.write_at(b"NEW", 0).expect("the disk works");
+        disk.fail_after(0);
+        disk.sync().expect_err("the disk fails");
+        disk.heal();
+        disk.append(b"tail").and_then(|()| disk.sync()).expect("the disk works");
+        assert_eq!(disk.live(), b"NEWtail");
+        assert_eq!(disk.crash(0).live(), b"oldtail");
+        assert_eq!(disk.tear(1).live(), b"Nldtail");
+        disk.write_at(b"NEW", 0).and_then(|()| disk.sync()).expect("the disk works");
+        assert_eq!(disk.crash(0).live(), b"NEWtail");
     }
 }
