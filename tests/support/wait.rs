@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Outcome;
 
 /// How long anything may take that should happen: generous, as it costs nothing when it does.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` holds; fails with `what` when it does not within a minute.
