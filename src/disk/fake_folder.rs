@@ -72,6 +72,8 @@ pub(crate) struct Disk {
     pub(crate) faults: Vec<(usize, Fault)>,
     pub(crate) deeds: Vec<(usize, Deed)>,
     pub(crate) is_dead: bool,
+    /// Whether a write that fails leaves the position where it was, whatever arrived: as on a mount that syncs.
+    pub(crate) is_sync_mount: bool,
     /// Whether the running process has the right to write still.
     pub(crate) has_lock: bool,
     pub(crate) stop: Stop,
@@ -413,13 +415,18 @@ impl GrowingFile for FakeHandle {
     }
     fn append(&self, bytes: &[u8]) -> (u64, io::Result<usize>) {
         let mut position = self.position.lock().expect("no test panics while it holds this");
+        let mut before = (0, false);
         let outcome = self.disk.change(|disk, is_half| {
             let bytes = if is_half { &bytes[..bytes.len().div_ceil(2)] } else { bytes };
             let end = disk.inodes[self.inode].live.len();
             disk.write(self.inode, bytes, end);
+            before = (*position, disk.is_sync_mount);
             *position = (end + bytes.len()) as u64;
             bytes.len()
         });
+        if before.1 && outcome.is_err() {
+            *position = before.0;
+        }
         (*position, outcome)
     }
     fn sync(&self) -> io::Result<()> {

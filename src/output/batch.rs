@@ -66,8 +66,8 @@ pub(super) struct Batch {
 struct Attempt {
     // Where the file ended before.
     end: u64,
-    // Behind what was written last.
-    position: u64,
+    // Behind what was written last; `None` where the system did not move it.
+    position: Option<u64>,
     has_feed: bool,
     bytes: Range<usize>,
     // How many bytes, where the system said so.
@@ -96,29 +96,43 @@ impl Batch {
             has_fragment: false,
             is_doubtful: false,
         };
-        if claims.is_empty() {
-            return Ok(batch);
+        if !claims.is_empty() {
+            let fragment = claims.fragment();
+            if let Err(error) = batch.claim(lines, as_claimed, claims, open) {
+                claims.give_back(batch.places(), fragment);
+                return Err(error);
+            }
         }
+        Ok(batch)
+    }
+
+    fn claim(
+        &mut self,
+        lines: &Lines,
+        as_claimed: &[Lines],
+        claims: &mut Claims,
+        open: &Arc<dyn GrowingFile>,
+    ) -> io::Result<()> {
         let end = open.len()?;
         for line in 0..lines.len() {
             for text in std::iter::once(lines).chain(as_claimed).map(|lines| lines.line(line)) {
                 if let Some(place) = claims.take(text)? {
-                    batch.is_placed[line] = true;
-                    batch.claimed.push(Claimed { line, text: text.to_vec(), place });
+                    self.is_placed[line] = true;
+                    self.claimed.push(Claimed { line, text: text.to_vec(), place });
                     break;
                 }
             }
-            if !batch.is_placed[line]
+            if !self.is_placed[line]
                 && let Some(place) = claims.take_fragment(lines.line(line), open, end)
             {
                 // The line goes on where the crash tore it.
                 let start = lines.start(line);
                 let bytes = start..start + place.length as usize;
-                batch.chains.push(Chain { start: place.start, has_feed: false, bytes, is_glued: false });
-                (batch.is_doubtful, batch.has_fragment) = (true, true);
+                self.chains.push(Chain { start: place.start, has_feed: false, bytes, is_glued: false });
+                (self.is_doubtful, self.has_fragment) = (true, true);
             }
         }
-        Ok(batch)
+        Ok(())
     }
 
     /// Whether nothing of it stands anywhere.
@@ -158,6 +172,19 @@ impl Batch {
             is_placed[claimed.line] = !is_gone(claimed.place);
             is_placed[claimed.line]
         });
+    }
+
+    /// Forgets lines that a crash had left and that are no longer where they were found.
+    pub(super) fn unclaim_lost(&mut self, claims: &Claims) -> io::Result<()> {
+        let mut lost = Vec::new();
+        for Claimed { text, place, .. } in &self.claimed {
+            let mut there = vec![0; text.len()];
+            if !claims.file(*place).file.read_whole(&mut there, place.start)? || there != *text {
+                lost.push(*place);
+            }
+        }
+        self.unclaim(|place| lost.contains(&place));
+        Ok(())
     }
 
     /// Where the lines are that a crash had left.
@@ -232,10 +259,10 @@ impl Batch {
         file.reserve(bytes.len() as u64)?;
         let before = file.position()?;
         let (position, outcome) = file.append(&bytes);
-        let written = match &outcome {
-            Err(_) if position == before => Some(0),
-            outcome => outcome.as_ref().ok().copied(),
-        };
+        let written = outcome.as_ref().ok().copied();
+        // A write that failed may have arrived all the same without moving it: Linux does so where the sync fails that a
+        // file or a mount asks for (`chattr +S`, `-o sync`).
+        let position = Some(position).filter(|position| written.is_some() || *position != before);
         self.attempt = Some(Attempt { end, position, has_feed, bytes: from..wanted.end, written });
         self.note_attempt(file, lines)?;
         match outcome {
@@ -250,15 +277,16 @@ impl Batch {
             return Ok(());
         };
         let feed = usize::from(has_feed);
-        let written = match written {
-            Some(written) => written,
+        let wanted = || [&b"\n"[..feed], &lines.bytes[bytes.clone()]].concat();
+        let (start, written) = match (position, written) {
+            (Some(position), Some(written)) => (position - written as u64, written),
             // What stands before the position may be the beginning of it all the same.
-            None => {
-                let wanted = [&b"\n"[..feed], &lines.bytes[bytes.clone()]].concat();
-                arrived(file, end, position, &wanted)?
+            (Some(position), None) => {
+                let written = arrived(file, end, position, &wanted())?;
+                (position - written as u64, written)
             }
+            (None, _) => (end, arrived_from(file, end, &wanted())?),
         };
-        let start = position - written as u64;
         // Others may have appended between the look at the end and the append.
         let is_glued = written > 0 && !has_feed && start != end && !ends_line(file, start)?;
         self.attempt = None;
@@ -317,6 +345,16 @@ fn arrived(file: &dyn GrowingFile, end: u64, position: u64, bytes: &[u8]) -> io:
         }
     }
     Ok(0)
+}
+
+/// How many of `bytes` stand from `end` on.
+fn arrived_from(file: &dyn GrowingFile, end: u64, bytes: &[u8]) -> io::Result<usize> {
+    let grown = file.len()?.saturating_sub(end).min(bytes.len() as u64) as usize;
+    let mut there = vec![0; grown];
+    if !file.read_whole(&mut there, end)? {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut off while it was written to"));
+    }
+    Ok(there.iter().zip(bytes).take_while(|(there, wanted)| there == wanted).count())
 }
 
 /// Whether a line that is appended at `end` begins there.

@@ -29,12 +29,18 @@ pub(super) struct Place {
 }
 
 /// What one crash left in one file.
+#[derive(Clone)]
 pub(super) struct Claimable {
     pub(super) file: Arc<dyn GrowingFile>,
     pub(super) noted: OpenClaims,
     // How many of its lines nobody has claimed.
     left: usize,
+    // How many of its lines no batch that is committed has claimed.
+    unused: usize,
 }
+
+/// Where a torn line stands, and what of it is there.
+type Fragment = (Place, Vec<u8>);
 
 struct Line {
     // Only looked up by: whether a line is the same is seen when it is read.
@@ -53,7 +59,7 @@ pub(super) struct Claims {
     // Whether a batch was written since the start.
     has_batch: bool,
     // A line without its end at the end of a file.
-    fragment: Option<(Place, Vec<u8>)>,
+    fragment: Option<Fragment>,
 }
 
 impl Claims {
@@ -101,7 +107,7 @@ impl Claims {
             log::warn!("only {READ_MAX_BYTES} of them are compared");
         }
         self.left += left;
-        self.files.push(Claimable { file, noted, left });
+        self.files.push(Claimable { file, noted, left, unused: left });
         Ok(())
     }
 
@@ -144,6 +150,23 @@ impl Claims {
         Ok(None)
     }
 
+    /// Gives back what was taken for a batch that cannot be begun now.
+    pub(super) fn give_back(&mut self, places: impl Iterator<Item = Place>, fragment: Option<Fragment>) {
+        for place in places {
+            if let Some(line) = self.lines.iter_mut().find(|line| line.place == place && line.is_taken) {
+                line.is_taken = false;
+                self.left += 1;
+                self.files[place.of].left += 1;
+            }
+        }
+        self.fragment = fragment;
+    }
+
+    /// The fragment, if nobody has taken it.
+    pub(super) fn fragment(&self) -> Option<Fragment> {
+        self.fragment.clone()
+    }
+
     /// Takes the fragment, where `line` begins with it, and where it is the end, at `end`, of the file that is `open`.
     pub(super) fn take_fragment(
         &mut self,
@@ -152,8 +175,7 @@ impl Claims {
         end: u64,
     ) -> Option<Place> {
         self.fragment_start(open, end)?;
-        let is_of =
-            |(_, fragment): &mut (Place, Vec<u8>)| line.len() > fragment.len() && line.starts_with(fragment);
+        let is_of = |(_, fragment): &mut Fragment| line.len() > fragment.len() && line.starts_with(fragment);
         self.fragment.take_if(is_of).map(|(place, _)| place)
     }
 
@@ -162,21 +184,16 @@ impl Claims {
         &self.files[place.of]
     }
 
-    /// Notes that these places are used up by a batch, and, with the first of this start, what it left open; returns
-    /// whether anything changed. What was not acknowledged is delivered first.
-    pub(super) fn use_up(&mut self, places: impl Iterator<Item = Place>) -> bool {
-        let is_first = !std::mem::replace(&mut self.has_batch, true);
-        if is_first {
-            self.files.iter_mut().for_each(|file| file.noted.idle_starts += 1);
-        }
-        let mut has_changed = is_first && !self.files.is_empty();
-        for place in places {
-            let noted = &mut self.files[place.of].noted;
-            noted.used.insert(place.start..=place.start + place.length - 1);
-            noted.idle_starts = 0;
-            has_changed = true;
-        }
-        has_changed
+    /// What is open once a batch that claimed `places` is committed; `None` where nothing changes by that.
+    pub(super) fn open_after(&self, places: impl Iterator<Item = Place>) -> Option<Vec<OpenClaims>> {
+        let mut files = self.files.clone();
+        use_up(&mut files, !self.has_batch, places).then(|| open(&files))
+    }
+
+    /// Notes that a batch that claimed `places` is committed.
+    pub(super) fn use_up(&mut self, places: impl Iterator<Item = Place>) {
+        use_up(&mut self.files, !self.has_batch, places);
+        self.has_batch = true;
     }
 
     /// Where the fragment starts, if it is the end, at `end`, of the file that is `open`.
@@ -188,8 +205,29 @@ impl Claims {
 
     /// What is open; a fragment stands behind the mark.
     pub(super) fn open(&self) -> Vec<OpenClaims> {
-        self.files.iter().filter(|file| file.left > 0).map(|file| file.noted.clone()).collect()
+        open(&self.files)
     }
+}
+
+/// Notes in `files` that these places are used up by a batch, and, with the first of this start, what it left open;
+/// returns whether anything changed. What was not acknowledged is delivered first.
+fn use_up(files: &mut [Claimable], is_first: bool, places: impl Iterator<Item = Place>) -> bool {
+    if is_first {
+        files.iter_mut().for_each(|file| file.noted.idle_starts += 1);
+    }
+    let mut has_changed = is_first && !files.is_empty();
+    for place in places {
+        let file = &mut files[place.of];
+        file.noted.used.insert(place.start..=place.start + place.length - 1);
+        file.noted.idle_starts = 0;
+        file.unused -= 1;
+        has_changed = true;
+    }
+    has_changed
+}
+
+fn open(files: &[Claimable]) -> Vec<OpenClaims> {
+    files.iter().filter(|file| file.unused > 0).map(|file| file.noted.clone()).collect()
 }
 
 fn hash(line: &[u8]) -> u64 {

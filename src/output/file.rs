@@ -40,6 +40,8 @@ pub struct OutputFile {
     open: Option<Open>,
     // The one that was open before, whose new name the ledger has to be told.
     renamed: Option<(u64, Identity)>,
+    // Whether the file that is open is locked, and was compared with the ledger since.
+    is_held: bool,
     // `None` until the first batch has compared the file with the ledger.
     claims: Option<Claims>,
     batch: Option<Batch>,
@@ -73,6 +75,7 @@ impl OutputFile {
             format,
             open: None,
             renamed: None,
+            is_held: false,
             claims: None,
             batch: None,
             appended: None,
@@ -159,6 +162,11 @@ impl OutputFile {
         let end = open.file.len()?;
         let fragment = self.claims.as_ref().and_then(|claims| claims.fragment_start(&open.file, end));
         let mark = mark_of(&*open.file, id, &self.name, self.format, fragment.unwrap_or(end))?;
+        if mark.length > 0 && written.mark() != Some(&mark) {
+            // What a killed process or others left is in memory alone, maybe, and a power cut would take it away from
+            // below the mark.
+            open.file.sync()?;
+        }
         if let Some((file, identity)) = self.renamed.take().filter(|(file, _)| *file != id) {
             let name = self.name_of(identity)?;
             entry.files.extend(name.map(|name| FileChange {
@@ -222,8 +230,13 @@ impl OutputFile {
         let mut candidates = vec![(self.name.clone(), open.file.clone())];
         if beside {
             for name in self.siblings()? {
-                // One that cannot be opened, or is no regular file, was not written by Pixel, or cannot be any more.
-                candidates.extend(self.folder.open(&name, false).ok().map(|file| (name, file)));
+                match self.folder.open(&name, false) {
+                    Ok(file) => candidates.push((name, file)),
+                    // It was not written by Pixel, or is gone by now. What cannot be opened for another reason may be
+                    // the one that is looked for.
+                    Err(error) if is_no_output(&error) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(candidates)
@@ -266,7 +279,8 @@ impl OutputFile {
         Ok(!written.spools().is_empty() || open.file.len()? > 0 || !self.siblings()?.is_empty())
     }
 
-    fn unlock(&self) {
+    fn unlock(&mut self) {
+        self.is_held = false;
         if let Some(open) = &self.open {
             open.file.unlock();
         }
@@ -274,14 +288,28 @@ impl OutputFile {
 
     /// Goes on with a batch: whether its file is there still. A batch whose file is gone is begun anew in the next.
     fn goes_on(&mut self) -> io::Result<bool> {
-        let (Some(open), Some(batch)) = (&self.open, &mut self.batch) else { return Ok(false) };
+        let (Some(open), Some(batch), true) = (&self.open, &mut self.batch, self.is_held) else {
+            return Ok(false);
+        };
         if open.file.links()? > 0 {
             return Ok(true);
         }
         batch.begin_anew();
         self.appended = None;
-        open.file.unlock();
+        self.unlock();
         Ok(false)
+    }
+
+    /// Whether what was appended of the batch stands no longer where it was: then the file is compared anew.
+    fn was_cut_off(&mut self, lines: &Lines) -> io::Result<bool> {
+        let (Some(open), Some(batch)) = (&mut self.open, &mut self.batch) else { return Ok(false) };
+        if batch.stands_in(&*open.file, lines)? {
+            return Ok(false);
+        }
+        batch.begin_anew();
+        open.id = None;
+        self.unlock();
+        Ok(true)
     }
 
     fn write(&mut self, lines: &Lines, as_claimed: &[Lines]) -> io::Result<Appended> {
@@ -291,10 +319,7 @@ impl OutputFile {
             Some(batch) => batch,
             none => none.insert(Batch::new(lines, as_claimed, claims, &open.file)?),
         };
-        if !batch.stands_in(&*open.file, lines)? {
-            log::warn!("`{}` was cut off while it was written to", self.folder.path(&self.name).display());
-            batch.begin_anew();
-        }
+        batch.unclaim_lost(claims)?;
         batch.append(&*open.file, lines)?;
         batch.write_again(&*open.file, claims, lines)?;
         let mut files: Vec<&Arc<dyn GrowingFile>> = vec![&open.file];
@@ -328,8 +353,9 @@ impl OutputFile {
             None => open.file.len()?,
         };
         let mark = mark_of(&*open.file, id, &self.name, self.format, end)?;
-        let has_changed = claims.use_up(batch.places()) || batch.has_claimed();
-        Ok(Appended { mark, placed, claims: has_changed.then(|| claims.open()) })
+        let after = claims.open_after(batch.places());
+        let after = after.or_else(|| batch.has_claimed().then(|| claims.open()));
+        Ok(Appended { mark, placed, claims: after })
     }
 }
 
@@ -351,10 +377,12 @@ impl VisitLog for OutputFile {
             return self.right.check().map(|()| None);
         }
         self.lock()?;
-        self.compare(written).map_err(|error| {
+        let compared = self.compare(written).map_err(|error| {
             self.unlock();
             self.failed(error)
-        })
+        })?;
+        self.is_held = true;
+        Ok(compared)
     }
 
     fn claims_formats(&self) -> Vec<LineFormat> {
@@ -365,12 +393,17 @@ impl VisitLog for OutputFile {
         if let Some(appended) = &self.appended {
             return Ok(appended.clone());
         }
+        if self.was_cut_off(lines).map_err(|error| self.failed(error))? {
+            let text = "it was cut off while it was written to";
+            return Err(self.failed(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+        }
         match self.write(lines, as_claimed) {
             Ok(appended) => Ok(self.appended.insert(appended).clone()),
             Err(error) => {
                 if self.batch.as_ref().is_none_or(Batch::is_untouched) {
                     // Nothing is written yet: whoever waits for the file may be about to make room.
-                    self.settle();
+                    self.batch = None;
+                    self.unlock();
                 }
                 Err(self.failed(error))
             }
@@ -378,10 +411,23 @@ impl VisitLog for OutputFile {
     }
 
     fn settle(&mut self) {
-        self.appended = None;
-        self.batch = None;
+        if let (Some(_), Some(batch), Some(claims)) =
+            (self.appended.take(), self.batch.take(), &mut self.claims)
+        {
+            claims.use_up(batch.places());
+        }
         self.unlock();
     }
+
+    fn let_go(&mut self) {
+        self.unlock();
+    }
+}
+
+/// Whether `error`, from opening a file, says that it is none that Pixel writes to.
+fn is_no_output(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, IsADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), InvalidInput | IsADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// Whether `file` is the one that was marked: it is long enough, and the bytes before the mark are the same.

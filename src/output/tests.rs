@@ -481,3 +481,110 @@ fn the_ledger_does_not_grow_with_starts() {
     let length = folder.content(LEDGER).expect("the ledger").len();
     assert!(length < 50_000, "{length} bytes after 100 starts and 4,000 batches");
 }
+
+/// As `live`, with faults and deeds of each process, counted from its start.
+fn live_by_process(folder: &FakeFolder, messages: &Messages, fates: &[Fate]) -> Result<(), String> {
+    let mut fortune = Fortune { acknowledged: vec![false; messages.len()], ..Fortune::default() };
+    folder.start_again(false);
+    for process in 0..12 {
+        let fate = fates.get(process).cloned().unwrap_or_default();
+        {
+            let mut disk = folder.disk();
+            let base = disk.calls;
+            disk.faults = fate.faults.iter().map(|(call, fault)| (base + call, *fault)).collect();
+            disk.deeds = fate.deeds.iter().map(|(call, deed)| (base + call, *deed)).collect();
+        }
+        run(folder, messages, &mut fortune, LineFormat::Ndjson);
+        let is_over = {
+            let disk = folder.disk();
+            !disk.is_dead && disk.has_lock
+        };
+        if is_over && fortune.acknowledged.iter().all(|done| *done) {
+            return Ok(());
+        }
+        let was_killed = folder.disk().is_dead;
+        folder.start_again(fate.loses_power && was_killed);
+    }
+    Err(format!("twelve processes: {fates:?}"))
+}
+
+/// Each visit once, in what a reader sees and in what a power cut would leave.
+fn once(folder: &FakeFolder) -> Result<(), String> {
+    for outputs in [folder.outputs(), folder.durable_outputs()] {
+        let mut found = count(outputs.iter().map(|(_, content)| &content[..]));
+        found.remove("100");
+        if found != expected() {
+            return Err(format!("{found:?}: {}", shown(&outputs)));
+        }
+    }
+    Ok(())
+}
+
+/// Lines that were claimed for a batch stayed claimed when a later read failed, and the next try appended them.
+#[test]
+fn a_call_that_fails_while_lines_are_claimed_repeats_nothing() {
+    for kill in (2..=60).step_by(3) {
+        for call in 1..=90 {
+            let fates = [
+                Fate { faults: vec![(kill, Fault::DiesAfter)], ..Fate::default() },
+                Fate { faults: vec![(call, Fault::FailsBefore)], ..Fate::default() },
+            ];
+            let folder = FakeFolder::default();
+            let outcome = live_by_process(&folder, &messages(), &fates).and_then(|()| once(&folder));
+            assert_eq!(outcome, Ok(()), "killed after call {kill}, then call {call} fails");
+        }
+    }
+}
+
+/// Linux leaves the position where it was when the sync that `chattr +S` asks for fails, and the bytes are there.
+#[test]
+fn a_write_that_arrived_though_it_failed_and_moved_nothing_is_not_repeated() {
+    for call in 1..=120 {
+        for fault in [Fault::FailsAfter, Fault::FailsHalfway] {
+            let fates = [Fate { faults: vec![(call, fault)], ..Fate::default() }];
+            let folder = FakeFolder::default();
+            folder.disk().is_sync_mount = true;
+            let outcome = live_by_process(&folder, &messages(), &fates).and_then(|()| once(&folder));
+            assert_eq!(outcome, Ok(()), "{fates:?}");
+        }
+    }
+}
+
+/// A rotated file that could not be opened for an instant was taken for none, and its lines were written again.
+#[test]
+fn a_rotated_file_that_cannot_be_opened_for_an_instant_is_found_all_the_same() {
+    for kill in [50, 52, 54, 56] {
+        for call in 1..=60 {
+            let fates = [
+                Fate { faults: vec![(kill, Fault::DiesAfter)], ..Fate::default() },
+                Fate {
+                    faults: vec![(call, Fault::FailsBefore)],
+                    deeds: vec![(1, Deed::Rename)],
+                    ..Fate::default()
+                },
+            ];
+            let folder = FakeFolder::default();
+            live(&folder, &first_message(), &Fate::default());
+            let outcome = live_by_process(&folder, &messages(), &fates).and_then(|()| once(&folder));
+            assert_eq!(outcome, Ok(()), "killed after call {kill}, renamed, then call {call} fails");
+        }
+    }
+}
+
+/// The batch went on in the new file, which was neither locked nor compared.
+#[test]
+fn an_output_that_is_removed_within_a_batch_is_compared_anew_whatever_fails_then() {
+    for call in 1..=100 {
+        for later in 8..=30 {
+            let fates = [Fate {
+                deeds: vec![(call, Deed::Remove)],
+                faults: vec![(call + later, Fault::FailsBefore)],
+                ..Fate::default()
+            }];
+            let folder = FakeFolder::default();
+            live(&folder, &first_message(), &Fate::default());
+            let outcome = live_by_process(&folder, &messages(), &fates);
+            assert_eq!(outcome, Ok(()), "removed before call {call}, call {} fails", call + later);
+        }
+    }
+}

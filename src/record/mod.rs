@@ -244,8 +244,8 @@ impl Recorder<'_> {
             let noted = self.visit_log.check().map_err(StepError::from);
             let noted = noted.and_then(|()| Ok(self.ledger.commit(&opening)?));
             if noted.is_err() {
-                // Nothing is written yet: whoever waits for the file may be about to make room.
-                self.visit_log.settle();
+                // Whoever waits for the file may be about to make room.
+                self.visit_log.let_go();
             }
             noted?;
         }

@@ -159,7 +159,7 @@ pub trait VisitLog {
     /// # Errors
     /// As for `check`, and what failed.
     fn refresh(&mut self) -> Result<(), VisitLogError>;
-    /// Keeps everybody else out until `settle`, and compares the log with what was `written`. Returns what the ledger
+    /// Keeps everybody else out until `settle` or `let_go`, and compares the log with what was `written`. Returns what the ledger
     /// has to be told before anything is appended: where the log ends, that it is a new file, and, the first time,
     /// which lines wait to be claimed.
     ///
@@ -177,6 +177,8 @@ pub trait VisitLog {
     fn append(&mut self, lines: &Lines, as_claimed: &[Lines]) -> Result<Appended, VisitLogError>;
     /// The ledger knows of what was appended. Lets others in.
     fn settle(&mut self);
+    /// The ledger could not be told what `begin` returned. Lets others in.
+    fn let_go(&mut self);
 }
 
 /// The output file refuses.
