@@ -1,7 +1,6 @@
 //! The faults: each begins, lasts a while, and ends.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, OpenOptions};
 use std::time::Duration;
 
 use amiquip::AmqpProperties;
@@ -9,8 +8,12 @@ use rustix::process::Signal;
 
 use crate::Outcome;
 use crate::support::chance::Chance;
+use crate::support::shell::shell;
 use crate::support::wait::wait_until;
 use crate::system::{Mode, System};
+
+/// How long the output's flock is waited for.
+const LOCK_MAX: Duration = Duration::from_secs(10);
 
 /// What a fault touches. Two of one group do not happen at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +45,10 @@ pub enum Fault {
     CopyTruncate,
     FolderAway { ms: u64 },
     RemoveLedger,
-    SlowReader { ms: u64 },
-    ForeignLine,
+    FlockGzipRemove,
+    SlowReader { ms: u64, exclusive: bool },
+    ForeignLines { count: u64 },
+    InodeThief { beside: bool },
     PausedWhileLockIsRemoved,
     NodeKill { node: usize, ms: u64 },
     NodeStop { node: usize, ms: u64 },
@@ -73,7 +78,7 @@ impl Fault {
                 6 => Fault::Pause { process, ms },
                 _ => Fault::HangUp,
             },
-            Group::Disk => match kinds % 10 {
+            Group::Disk => match kinds % 13 {
                 0..3 => Fault::Disk {
                     operation: ["write", "sync", "write,truncate"][chance.below(3) as usize],
                     error: ["EIO", "ENOSPC", "EROFS"][chance.below(3) as usize],
@@ -85,8 +90,10 @@ impl Fault {
                 4 => Fault::CopyTruncate,
                 5 => Fault::FolderAway { ms },
                 6 => Fault::RemoveLedger,
-                7 => Fault::SlowReader { ms: ms * 2 },
-                8 => Fault::ForeignLine,
+                7 | 8 => Fault::SlowReader { ms: ms * 2, exclusive: kinds % 13 == 7 },
+                9 => Fault::ForeignLines { count: 1 + chance.below(60) },
+                10 => Fault::FlockGzipRemove,
+                11 => Fault::InodeThief { beside: chance.below(2) == 0 },
                 _ if mode == Mode::Embedded => Fault::Rotate,
                 _ => Fault::PausedWhileLockIsRemoved,
             },
@@ -117,8 +124,10 @@ impl Fault {
             | Fault::CopyTruncate
             | Fault::FolderAway { .. }
             | Fault::RemoveLedger
+            | Fault::FlockGzipRemove
             | Fault::SlowReader { .. }
-            | Fault::ForeignLine
+            | Fault::ForeignLines { .. }
+            | Fault::InodeThief { .. }
             | Fault::PausedWhileLockIsRemoved => Group::Disk,
             _ => Group::Broker,
         }
@@ -152,29 +161,44 @@ impl Fault {
                 system.faults.begin(operation, error, file)?;
                 pause(*ms);
             }
-            Fault::Rotate => system.rotate(|output, old| Ok(fs::rename(&output.path, old)?))?,
-            Fault::CopyTruncate => system.rotate(|output, old| {
-                let _reader = output.hold_writer_up()?;
+            Fault::Rotate => {
+                system.rotate("", |output, old| Ok(fs::rename(&output.path, old).map(|()| true)?))?;
+            }
+            Fault::CopyTruncate => system.rotate("", |output, old| {
+                // A writer that is paused within a batch holds it.
+                let Some(_reader) = output.try_to_hold_writer_up(LOCK_MAX, true)? else { return Ok(false) };
                 fs::copy(&output.path, old)?;
-                Ok(OpenOptions::new().write(true).open(&output.path)?.set_len(0)?)
+                OpenOptions::new().write(true).open(&output.path)?.set_len(0)?;
+                Ok(true)
+            })?,
+            Fault::FlockGzipRemove => system.rotate(".gz", |output, old| {
+                let script = format!(
+                    r#"flock -w {} -E 9 visits.log sh -c "gzip -c visits.log > '$0' && sleep 0.3 && rm visits.log" || [ $? = 9 ]"#,
+                    LOCK_MAX.as_secs()
+                );
+                shell(output.folder()?, &script, &old.to_string_lossy())?;
+                Ok(old.exists())
             })?,
             Fault::FolderAway { ms } => {
                 fs::rename(system.folder(), system.away())?;
                 pause(*ms);
             }
             Fault::RemoveLedger => system.remove_ledger()?,
-            Fault::SlowReader { ms } => {
-                if let Ok(reader) = File::open(&system.output.path) {
-                    fs2::FileExt::lock_shared(&reader)?;
+            Fault::SlowReader { ms, exclusive } => {
+                if system.output.path.exists() {
+                    let reader = system.output.try_to_hold_writer_up(LOCK_MAX, *exclusive)?;
                     pause(*ms);
+                    drop(reader);
                 }
             }
-            Fault::ForeignLine => {
-                system.foreign_lines += 1;
-                let line = format!("foreign {}\n", system.foreign_lines);
-                let mut options = OpenOptions::new();
-                options.append(true).create(true).open(&system.output.path)?.write_all(line.as_bytes())?;
+            Fault::ForeignLines { count } => {
+                for _ in 0..*count {
+                    system.foreign_lines += 1;
+                    system.output.append(&format!("foreign {}\n", system.foreign_lines))?;
+                    pause(1);
+                }
             }
+            Fault::InodeThief { beside } => system.have_inode_stolen(*beside)?,
             Fault::PausedWhileLockIsRemoved => system.remove_lock_of_paused()?,
             Fault::NodeKill { node, ms } => {
                 system.node(*node).kill()?;
@@ -243,7 +267,7 @@ impl Fault {
             }
             Fault::RefuseConnections { .. } => system.proxies.iter().for_each(|proxy| proxy.refuse(false)),
             Fault::EverythingKill => system.node(0).start()?,
-            Fault::Rotate | Fault::CopyTruncate => {
+            Fault::Rotate | Fault::CopyTruncate | Fault::FlockGzipRemove => {
                 let output = system.output.clone();
                 let _ = wait_until("the output", || output.path.exists());
             }

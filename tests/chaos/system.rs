@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,15 @@ use crate::support::output::Output;
 use crate::support::port::free_address;
 use crate::support::program::{ADMIN, CONSUMING, Program};
 use crate::support::proxy::Proxy;
+use crate::support::stranger::Stranger;
 use crate::support::wait::wait_until;
 use crate::verdict::Verdict;
 
 /// How long the system may take to work again after a fault, on a busy machine.
 const RECOVERY_MAX: Duration = Duration::from_secs(180);
 const QUEUE: &str = "chaos";
+/// More than the output is likely to have when its inode number is stolen, or less.
+const STRANGER_BYTES: usize = 100_000;
 
 /// Which system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +112,7 @@ pub struct System {
     writers: Vec<Slot>,
     load: Load,
     rotated: Vec<PathBuf>,
+    strangers: Vec<Stranger>,
     published: Vec<u64>,
 }
 
@@ -150,6 +155,7 @@ impl System {
             writers: writers.into_iter().map(Slot::new).collect(),
             load: Load::paced(address, 6, Duration::from_millis(10)),
             rotated: Vec::new(),
+            strangers: Vec::new(),
             published: Vec::new(),
             faults,
             folder,
@@ -198,13 +204,38 @@ impl System {
         self.folder.path().join("away")
     }
 
-    /// Puts what the output holds elsewhere.
-    pub fn rotate(&mut self, put: impl FnOnce(&Output, &Path) -> Outcome) -> Outcome {
-        if self.output.path.exists() {
-            let old = self.output.beside(&format!(".{}", self.rotated.len()));
-            put(&self.output, &old)?;
+    /// Puts what the output holds elsewhere: to a file whose name ends with `end`. `put` returns whether it did.
+    pub fn rotate(&mut self, end: &str, put: impl FnOnce(&Output, &Path) -> Outcome<bool>) -> Outcome {
+        let old = self.output.beside(&format!(".{}{end}", self.rotated.len()));
+        if self.output.path.exists() && put(&self.output, &old)? {
             self.rotated.push(old);
         }
+        Ok(())
+    }
+
+    /// Ends the writers in order, rotates the output by a copy, and has another program's file get its inode number.
+    pub fn have_inode_stolen(&mut self, beside: bool) -> Outcome {
+        let writers = match self.writers.is_empty() {
+            true => std::slice::from_mut(&mut self.collector),
+            false => &mut self.writers,
+        };
+        for writer in writers {
+            // One that is paused would not end.
+            writer.signal(Signal::CONT);
+            writer.terminate()?;
+        }
+        if !self.output.path.exists() {
+            return Ok(());
+        }
+        let inode = fs::metadata(&self.output.path)?.ino();
+        self.rotate("", |output, old| {
+            fs::copy(&output.path, old)?;
+            fs::remove_file(&output.path)?;
+            Ok(true)
+        })?;
+        let name = format!(".stranger-{}", self.strangers.len());
+        let path = if beside { self.output.beside(&name) } else { self.folder().join(name) };
+        self.strangers.extend(Stranger::with_inode(inode, &path, STRANGER_BYTES)?);
         Ok(())
     }
 
@@ -253,7 +284,8 @@ impl System {
 
     /// How many visits the ledger knows.
     pub fn written(&self) -> Outcome<usize> {
-        let (_, report) = self.output.audit()?;
+        let report: serde_json::Value =
+            serde_json::from_str(&self.output.audit_says(&["--json", "--quick"])?.1)?;
         let spooled = report["producers"].as_array().into_iter().flatten();
         let spooled = spooled.filter_map(|producer| producer["written"].as_u64()).sum::<u64>();
         Ok((spooled + report["foreign"]["written"].as_u64().unwrap_or(0)) as usize)
@@ -319,11 +351,15 @@ impl System {
             slot.terminate()?;
         }
         let mut verdict = Verdict::of(&promised, &refused, &files)?;
-        verdict.foreign_lines_lost =
-            self.foreign_lines - verdict.foreign_lines_in(self.output.path.parent())?;
-        let (status, report) = self.output.audit()?;
+        verdict.foreign_lines_lost = self.foreign_lines - verdict.foreign_lines();
+        let changes = self.strangers.iter().filter_map(|stranger| stranger.is_unchanged().err());
+        verdict.strangers_changed = changes.map(|error| error.to_string()).collect();
+        verdict.strangers = self.strangers.len();
+        let (status, report) = self.output.audit_says(&[])?;
+        verdict.audited =
+            report.matches(": verified").count() + report.matches(": compressed (verified)").count();
         if status != 0 {
-            verdict.audit = Some(report.to_string());
+            verdict.audit = Some(format!("exit status {status}: {report}"));
         }
         Ok(verdict)
     }

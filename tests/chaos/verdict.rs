@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::Outcome;
+use crate::support::output::lines_of;
 
 /// The comparison.
 #[derive(Default)]
@@ -18,8 +18,16 @@ pub struct Verdict {
     // There without a promise: the answer was lost on its way.
     unanswered: usize,
     broken_lines: Vec<String>,
+    // Beginnings of lines that stand whole elsewhere: what a crash or an error left, and others wrote behind.
+    fragments: usize,
+    foreign_lines: BTreeSet<String>,
     pub foreign_lines_lost: usize,
-    /// What the audit said, where it found a gap.
+    /// How many files of other programs had the output's inode number.
+    pub strangers: usize,
+    pub strangers_changed: Vec<String>,
+    /// How many files the audit verified.
+    pub audited: usize,
+    /// What the audit said, where something is not proved.
     pub audit: Option<String>,
 }
 
@@ -27,13 +35,27 @@ impl Verdict {
     pub fn of(promised: &BTreeSet<u64>, refused: &BTreeSet<u64>, files: &[PathBuf]) -> Outcome<Verdict> {
         let mut verdict = Verdict { accepted: promised.len(), ..Verdict::default() };
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        for file in files {
-            for line in String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).lines() {
-                match number(line) {
-                    Some(number) => *counts.entry(number).or_insert(0) += 1,
-                    None if line.starts_with("foreign ") => {}
-                    None => verdict.broken_lines.push(line.chars().take(200).collect()),
-                }
+        let (mut whole, mut torn) = (BTreeSet::new(), Vec::new());
+        for line in files.iter().flat_map(|file| lines_of(file)) {
+            if let Some(number) = number(&line) {
+                *counts.entry(number).or_insert(0) += 1;
+                whole.insert(line);
+                continue;
+            }
+            // Of a line of ours that was torn, others' may be the end.
+            let (ours, theirs) = line.split_at(line.rfind("foreign ").unwrap_or(line.len()));
+            if !theirs.is_empty() {
+                verdict.foreign_lines.insert(theirs.to_string());
+            }
+            if !ours.is_empty() {
+                torn.push(ours.to_string());
+            }
+        }
+        for line in torn {
+            let next = whole.range(line.clone()..).next();
+            match next.is_some_and(|next| next.starts_with(&line)) {
+                true => verdict.fragments += 1,
+                false => verdict.broken_lines.push(line.chars().take(200).collect()),
             }
         }
         verdict.lost = promised.iter().copied().filter(|number| !counts.contains_key(number)).collect();
@@ -44,15 +66,9 @@ impl Verdict {
         Ok(verdict)
     }
 
-    /// How many lines that others appended are still there, in an output or kept apart.
-    pub fn foreign_lines_in(&self, folder: Option<&Path>) -> Outcome<usize> {
-        let mut found = BTreeSet::new();
-        for entry in fs::read_dir(folder.ok_or("no folder")?)? {
-            let bytes = fs::read(entry?.path())?;
-            let text = String::from_utf8_lossy(&bytes);
-            found.extend(text.lines().filter(|line| line.starts_with("foreign ")).map(str::to_string));
-        }
-        Ok(found.len())
+    /// How many lines that others appended are still there.
+    pub fn foreign_lines(&self) -> usize {
+        self.foreign_lines.len()
     }
 
     pub fn is_well(&self) -> bool {
@@ -61,6 +77,7 @@ impl Verdict {
             && self.revived.is_empty()
             && self.broken_lines.is_empty()
             && self.foreign_lines_lost == 0
+            && self.strangers_changed.is_empty()
             && self.audit.is_none()
             && self.accepted > 0
     }
@@ -88,10 +105,22 @@ impl fmt::Display for Verdict {
         if self.foreign_lines_lost > 0 {
             writeln!(formatter, "{} lines of others are gone", self.foreign_lines_lost)?;
         }
+        for change in &self.strangers_changed {
+            writeln!(formatter, "another program's file was changed: {change}")?;
+        }
         if let Some(report) = &self.audit {
             writeln!(formatter, "the audit disagrees: {report}")?;
         }
-        writeln!(formatter, "{} more were written whose answer got lost on its way", self.unanswered)?;
+        writeln!(
+            formatter,
+            "{} more were written whose answer got lost on its way; {} fragments; {} lines of others; {} files of others \
+             with the output's inode number; the audit verified {} files",
+            self.unanswered,
+            self.fragments,
+            self.foreign_lines(),
+            self.strangers,
+            self.audited
+        )?;
         write!(
             formatter,
             "accepted {}, written {}, lost {}, duplicated {}",

@@ -64,7 +64,7 @@ impl Folder {
     /// The file whose name is the output's and `suffix`.
     fn path(&self, suffix: &str) -> Outcome<PathBuf> {
         match suffix {
-            "" => Ok(self.output.path.parent().ok_or("no folder")?.to_path_buf()),
+            "" => Ok(self.output.folder()?.to_path_buf()),
             suffix => Ok(self.output.beside(suffix)),
         }
     }
@@ -218,7 +218,7 @@ fn every_deed_of_others_on_files_and_ledger_is_told() -> Outcome {
         ("no ledger", "rm visits.log.ledger", &[], 2, &["failed to read the ledger"]),
         ("an empty ledger", ": > visits.log.ledger", &[], 2, &["failed to read the ledger"]),
         ("another ledger", "echo no ledger > visits.log.ledger", &[], 2, &["failed to read the ledger"]),
-        ("no list of rotated files", "rm visits.log.ledger.files", &[], 2, &["visits.log.ledger.files"]),
+        ("no list of rotated files", "rm -f visits.log.ledger.files", &[], 2, &["visits.log.ledger.files"]),
         ("a ledger cut short", "truncate -s -5 visits.log.ledger", &[], 2, &["failed to read the ledger"]),
     ];
     let written = Folder::rotated()?;

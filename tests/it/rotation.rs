@@ -3,7 +3,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -23,10 +22,6 @@ use crate::support::wait::wait_until;
 /// The bytes of the file that was cut to 56.
 const SYSLOG_BYTES: usize = 108_894;
 
-fn folder(output: &Output) -> Outcome<&Path> {
-    Ok(output.path.parent().ok_or("no folder")?)
-}
-
 /// A rotator took the advertised flock, compressed the file and removed it, while the writer waited for that flock:
 /// 3,866 of 8,020 promised visits were then written to the file without a name, and the audit said "no gap".
 #[test]
@@ -39,7 +34,7 @@ fn a_rotator_that_compresses_and_removes_under_the_flock_loses_nothing() -> Outc
         wait_until("the output", || output.path.exists())?;
         let script =
             r#"flock visits.log sh -c "gzip -c visits.log > visits.log.$0.gz && sleep 0.5 && rm visits.log""#;
-        shell(folder(&output)?, script, &n.to_string())?;
+        shell(output.folder()?, script, &n.to_string())?;
     }
     load.wait_for(150)?;
     system.stop_and_verify_all(load)
@@ -144,7 +139,7 @@ fn inherits_the_inode(launch: &Launch, name: &str) -> Outcome {
     system.pixel.stop()?;
     let inode = fs::metadata(&output.path)?.ino();
     fs::remove_file(&output.path)?;
-    let Some(stranger) = Stranger::with_inode(inode, &folder(&output)?.join(name), SYSLOG_BYTES)? else {
+    let Some(stranger) = Stranger::with_inode(inode, &output.folder()?.join(name), SYSLOG_BYTES)? else {
         println!("NOT TESTED: no new file got the inode number of `{}`", output.path.display());
         return Ok(());
     };
@@ -169,7 +164,7 @@ fn inherits_the_inode(launch: &Launch, name: &str) -> Outcome {
 fn a_symbolic_link_in_the_output_s_place_is_never_followed() -> Outcome {
     let mut system = Embedded::start()?;
     let output = system.output.clone();
-    let target = folder(&output)?.join("syslog");
+    let target = output.folder()?.join("syslog");
     fs::write(&target, "somebody else's\n")?;
     let load = system.load(2);
     load.wait_for(50)?;

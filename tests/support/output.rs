@@ -5,11 +5,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Outcome;
 use super::launch::Launch;
 use super::load::Answers;
-use super::wait::wait_until;
+use super::wait::{wait_until, wait_up_to};
 
 /// An output file.
 #[derive(Debug, Clone)]
@@ -38,7 +39,7 @@ impl Output {
     /// It and everything beside it that begins with its name, but for what is Pixel's own.
     pub fn files(&self) -> Outcome<Vec<PathBuf>> {
         let mut paths = Vec::new();
-        for entry in fs::read_dir(self.path.parent().ok_or("no folder")?)? {
+        for entry in fs::read_dir(self.folder()?)? {
             let path = entry?.path();
             let suffix = path.to_string_lossy().into_owned();
             let suffix = suffix.strip_prefix(&*self.path.to_string_lossy()).map(str::to_string);
@@ -61,14 +62,30 @@ impl Output {
 
     /// Takes the flock of its readers: the writer waits until the value is dropped.
     pub fn hold_writer_up(&self) -> Outcome<File> {
-        let reader = File::open(&self.path)?;
-        fs2::FileExt::lock_exclusive(&reader)?;
-        Ok(reader)
+        Ok(self
+            .try_to_hold_writer_up(Duration::from_secs(60), true)?
+            .ok_or("others keep the output locked")?)
     }
 
     /// Appends to it as another program does, without a lock.
     pub fn append(&self, text: &str) -> Outcome {
         Ok(OpenOptions::new().append(true).create(true).open(&self.path)?.write_all(text.as_bytes())?)
+    }
+
+    /// Takes the flock, as one of its readers or against all of them; `None` where others have it for so long.
+    pub fn try_to_hold_writer_up(&self, patience: Duration, is_exclusive: bool) -> Outcome<Option<File>> {
+        let reader = File::open(&self.path)?;
+        let lock = || match is_exclusive {
+            true => fs2::FileExt::try_lock_exclusive(&reader),
+            false => fs2::FileExt::try_lock_shared(&reader),
+        };
+        let held = wait_up_to(patience, "the output's flock", || lock().is_ok());
+        Ok(held.ok().map(|()| reader))
+    }
+
+    /// The folder that it is in.
+    pub fn folder(&self) -> Outcome<&Path> {
+        Ok(self.path.parent().ok_or("no folder")?)
     }
 
     /// Its lines; none where it is absent.
