@@ -147,10 +147,18 @@ impl OutputFile {
         }
         entry.claims = self.claims.as_ref().map(Claims::open).filter(|open| open != written.claims());
         entry.began_late = self.begins_late(written)?;
+        // Nothing was committed to it, and its name may be another file's by now.
+        let is_new = self.open.as_ref().is_some_and(|open| open.id.is_none());
+        let empty = match marked.as_ref().filter(|mark| mark.length == 0 && is_new) {
+            Some(mark) => self.find_empty(mark, true)?,
+            None => None,
+        };
         let open = self.open.as_mut().expect("it is locked");
         let is_marked = match &marked {
-            // Nothing was ever written to it, and it may be another file's name by now.
-            Some(mark) if mark.length == 0 => open.id.is_none_or(|id| id == mark.file),
+            Some(mark) if mark.length == 0 => match open.id {
+                Some(id) => id == mark.file,
+                None => empty.is_some_and(|file| Arc::ptr_eq(&file, &open.file)),
+            },
             Some(mark) => recognises(&*open.file, mark)? && open.id.is_none_or(|id| id == mark.file),
             None => false,
         };
@@ -195,10 +203,11 @@ impl OutputFile {
 
     /// Reads what crashes left: behind the mark, and what earlier starts noted.
     fn read_claims(&self, written: &Written, marked: Option<&Mark>) -> io::Result<Claims> {
+        let is_last = |mark: &Mark| marked.is_some_and(|marked| marked.file == mark.file);
         let mut noted: Vec<OpenClaims> = written.claims().to_vec();
         noted.retain(|claims| claims.idle_starts < IDLE_STARTS_MAX);
         if let Some(mark) = marked
-            && let Some(file) = self.find(mark)?
+            && let Some(file) = self.find(mark, true)?
         {
             let end = file.len()?;
             if end > mark.length {
@@ -207,21 +216,44 @@ impl OutputFile {
         }
         let mut claims = Claims::default();
         for one in noted {
-            if let Some(file) = self.find(&one.mark)? {
+            if let Some(file) = self.find(&one.mark, is_last(&one.mark))? {
                 claims.read(file, one)?;
             }
         }
         Ok(claims)
     }
 
-    /// The file that a mark is of: known by its content, at the output's name or beside it.
-    fn find(&self, mark: &Mark) -> io::Result<Option<Arc<dyn GrowingFile>>> {
-        for (_, file) in self.candidates(mark.length > 0)? {
+    /// The file that a mark is of: known by its content, at the output's name or beside it. `is_last` as for
+    /// `find_empty`.
+    fn find(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Arc<dyn GrowingFile>>> {
+        if mark.length == 0 {
+            return self.find_empty(mark, is_last);
+        }
+        for (_, file) in self.candidates(true)? {
             if recognises(&*file, mark)? {
                 return Ok(Some(file));
             }
         }
         Ok(None)
+    }
+
+    /// The file of a mark before which there is nothing to know it by: the one of its inode number, which may be
+    /// renamed by now. Should that be another program's, no line in it is claimed but one that is the same. Where none
+    /// has the number, as in a copy of the folder, it is the one at the output's name, as long as the mark `is_last`:
+    /// behind that one, nothing is committed.
+    fn find_empty(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Arc<dyn GrowingFile>>> {
+        let open = self.open.as_ref().expect("it is locked");
+        if mark.inode == Some(open.identity.1) {
+            return Ok(Some(open.file.clone()));
+        }
+        if let Some(inode) = mark.inode {
+            for (_, file) in self.candidates(true)? {
+                if file.identity()?.1 == inode {
+                    return Ok(Some(file));
+                }
+            }
+        }
+        Ok((is_last || mark.inode.is_none()).then(|| open.file.clone()))
     }
 
     /// The file that is open, and others whose names begin as the output's where `beside` says so.
@@ -443,7 +475,8 @@ fn mark_of(
     length: u64,
 ) -> io::Result<Mark> {
     let tail = tail(file, length)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok(Mark { file: id, name: name.to_string_lossy().into_owned(), length, tail, format })
+    let inode = if length == 0 { Some(file.identity()?.1) } else { None };
+    Ok(Mark { file: id, name: name.to_string_lossy().into_owned(), length, tail, format, inode })
 }
 
 /// The checksum of the bytes before `end`; `None` where the file ends before.

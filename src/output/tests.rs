@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{LedgerFile, OutputFile, Right};
 use crate::disk::fake_folder::{Deed, FAULTS, FakeFolder, Fault, OUTPUT};
+use crate::disk::folder::Folder;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::record::{DeadLetter, Delivered, Inbox, InboxError, RecordError, Recorder, VisitLogError};
@@ -416,6 +417,23 @@ fn an_empty_output_is_recognised_by_its_name_alone() {
     live(&folder, &messages(), &Fate::default());
     let (name, content) = &folder.outputs()[0];
     assert_eq!((&name[..], count([&content[..]])), (OUTPUT, expected()), "nothing is claimed of the other");
+}
+
+/// Nothing stood before the first batch of a file that it could be known by: where a crash left that batch and the file
+/// was renamed before the next start, it was written again.
+#[test]
+fn the_first_batch_of_a_file_is_claimed_whatever_its_name_is_by_now() {
+    let folder = FakeFolder::default();
+    live(&folder, &Vec::new(), &Fate::default());
+    let output = folder.open(OsStr::new(OUTPUT), false).expect("it was marked");
+    output.append(&messages_as_lines()).1.expect("the disk works");
+    output.sync().expect("the disk works");
+    folder.rename(OsStr::new(OUTPUT), OsStr::new("visits.log.1")).expect("the disk works");
+    folder.sync().expect("the disk works");
+    live(&folder, &messages(), &Fate::default());
+    is_written_once(&folder, &"renamed");
+    live(&folder, &vec![spooled(100, 1)], &Fate::default());
+    is_written_once(&folder, &"renamed, and gone on with");
 }
 
 fn messages_as_lines() -> Vec<u8> {

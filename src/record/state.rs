@@ -27,6 +27,9 @@ pub struct Mark {
     pub tail: u32,
     /// How lines look behind it.
     pub format: LineFormat,
+    /// The file's inode number, where nothing stands before `length` that it could be recognised by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
 }
 
 /// The mark of a ledger of format 1, which named the file by its inode.
