@@ -87,6 +87,9 @@ impl Fault {
                     kill: chance.below(2) == 0,
                 },
                 3 => Fault::Rotate,
+                // What a crash left is recognised where it stands: not promised is a copy that is made of it before the
+                // next writer has looked.
+                4 | 10 | 11 if but.is_some() => Fault::Rotate,
                 4 => Fault::CopyTruncate,
                 5 => Fault::FolderAway { ms },
                 6 => Fault::RemoveLedger,
