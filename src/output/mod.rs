@@ -3,6 +3,7 @@
 //! [`OutputFile`] and [`LedgerFile`] fill the ports of [`crate::record`] on disk.
 
 mod batch;
+mod candidates;
 mod claims;
 mod file;
 mod ledger;
@@ -14,4 +15,4 @@ mod verify;
 pub use self::file::OutputFile;
 pub use self::ledger::{LedgerContent, LedgerFile, open_beside as open_ledger, read as read_ledger};
 pub use self::lock::{OutputLock, Right, Waiting};
-pub use self::verify::{FileAudit, Verdict, bytes_to_read, verify};
+pub use self::verify::{FileAudit, Verdict, verify};

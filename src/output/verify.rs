@@ -1,16 +1,26 @@
 //! The audit of files: what was written, read again and compared with the ledger's checksums.
 //!
 //! A CRC finds accidents and hand edits, not forgery: who can write the file can make bytes that fit.
+//!
+//! Bytes that Pixel did not write are anybody's. But a line among them that is the same as one of Pixel's is a visit
+//! that stands twice; for that, all that has such bytes is read a second time.
 
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::candidates::{Candidate, find};
 use crate::disk::folder_of;
 use crate::record::{BLOCK_BYTES, FileRecord, Stretch};
+
+/// How many lines of others are compared with Pixel's at most: 100 MB of memory.
+const OTHERS_MAX: usize = 2_000_000;
+/// A line that is longer is compared with none, in bytes. One of Pixel's is shorter.
+const LINE_MAX_BYTES: usize = 1 << 20;
 
 /// How a file was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,6 +37,13 @@ pub enum Verdict {
     Shortened {
         /// How long it is, in bytes.
         length: u64,
+    },
+    /// Every byte is there, but others' lines beside them are the same as some of Pixel's: those visits stand twice.
+    Repeated {
+        /// Where the first of them starts, in bytes; in a compressed file, of what it holds.
+        at: u64,
+        /// How many there are.
+        copies: u64,
     },
     /// It was not found.
     Missing,
@@ -55,217 +72,283 @@ pub struct FileAudit {
     pub foreign_bytes: u64,
 }
 
-/// A file that may be one of the ledger's.
-struct Candidate {
-    path: PathBuf,
-    length: u64,
-    compression: Compression,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Compression {
-    None,
-    Gzip,
-    Zstd,
-}
-
-impl Candidate {
-    /// Whether its name is that of `path`, but for what a compressor adds.
-    fn is_named(&self, path: &Path) -> bool {
-        self.path == path || self.compression != Compression::None && self.path.with_extension("") == path
-    }
-}
-
-/// Whether a candidate is the file of a record.
-type IsIt<'a> = &'a dyn Fn(&Candidate, &FileRecord) -> bool;
-
-/// What reading a file against a record brought.
-struct Reading {
-    verdict: Verdict,
-    // How long it is, decompressed.
-    length: u64,
-}
-
 /// Finds and reads the files of `records`: beside `output`, by names that begin with its own, and among `others`.
-/// `progress` is told how many bytes were read.
+/// `may_repeat` tells whether a line that others have at a place of a record may be the same as one of Pixel's.
+/// `progress` is told how many bytes were read, and of how many.
 ///
 /// # Errors
-/// What the system said of the output's folder.
+/// What the system said of the output's folder, or of a file in it.
 pub fn verify(
     output: &Path,
     others: &[PathBuf],
     records: &[&FileRecord],
-    progress: &dyn Fn(u64),
+    may_repeat: &dyn Fn(&FileRecord, u64) -> bool,
+    progress: &dyn Fn(u64, u64),
 ) -> io::Result<Vec<FileAudit>> {
-    let mut candidates = candidates(output, others)?;
-    let mut found: Vec<Option<FileAudit>> = vec![None; records.len()];
-    let folder = folder_of(output);
-    // First those that a block of theirs tells. Then those that nothing tells: a file of the same length, then one of
-    // the name, then one of about the length, as far as that is known.
-    let ways: [IsIt; 4] = [
-        &|candidate, record| is_of(candidate, record).unwrap_or(false),
-        &|candidate, record| candidate.length == record.end(),
-        &|candidate, record| candidate.is_named(&folder.join(&record.name)),
-        &|candidate, record| {
-            candidate.compression != Compression::None
-                || candidate.length.abs_diff(record.end()) <= record.end() / 4
-        },
-    ];
-    for is_it in ways {
-        // The newest first, as theirs are the names without a number.
-        for (found, record) in found.iter_mut().zip(records).rev().filter(|(found, _)| found.is_none()) {
-            let named = folder.join(&record.name);
-            candidates.sort_by_key(|candidate| !candidate.is_named(&named));
-            if let Some(at) = candidates.iter().position(|candidate| is_it(candidate, record)) {
-                *found = Some(read(&candidates.remove(at), record, progress));
-            }
+    let found = find(output, others, records)?;
+    let stored = found.iter().flatten().map(|candidate| candidate.length).sum();
+    let meter = Meter { read: Cell::new(0), total: Cell::new(stored), show: progress };
+    let mut foreign = ForeignLines::default();
+    let mut audits = Vec::new();
+    for (candidate, record) in found.iter().zip(records) {
+        let lines = foreign.of_file(audits.len(), |at| !may_repeat(record, at));
+        audits.push(match candidate {
+            Some(candidate) => read(candidate, record, &meter, lines),
+            None => missing(folder_of(output).join(&record.name), record),
+        });
+    }
+    if foreign.lines.is_empty() {
+        return Ok(audits);
+    }
+    meter.total.set(stored * 2);
+    for (candidate, record) in found.iter().zip(records) {
+        // Whether it can be read was said already.
+        let _ = candidate.as_ref().map(|candidate| foreign.compare(candidate, record, &meter));
+    }
+    for (file, (at, copies)) in foreign.copies() {
+        let verdict = &mut audits[file].verdict;
+        if *verdict == Verdict::Verified {
+            *verdict = Verdict::Repeated { at, copies };
         }
     }
-    let missing =
-        |record: &FileRecord| audit_of(folder.join(&record.name), record, Verdict::Missing, 0, false);
-    Ok(found
-        .into_iter()
-        .zip(records)
-        .map(|(found, record)| found.unwrap_or_else(|| missing(record)))
-        .collect())
+    Ok(audits)
 }
 
-/// How many bytes `verify` will read at most.
-pub fn bytes_to_read(output: &Path, others: &[PathBuf]) -> io::Result<u64> {
-    Ok(candidates(output, others)?.iter().map(|candidate| candidate.length).sum())
+struct Meter<'a> {
+    read: Cell<u64>,
+    total: Cell<u64>,
+    show: &'a dyn Fn(u64, u64),
 }
 
-fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<Vec<Candidate>> {
-    let name = output.file_name().unwrap_or_default();
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder_of(output))? {
-        let path = entry?.path();
-        let begins =
-            path.file_name().unwrap_or_default().as_encoded_bytes().strip_prefix(name.as_encoded_bytes());
-        let is_own = begins.is_some_and(|rest| rest == b".lock" || rest.starts_with(b".ledger"));
-        if begins.is_some() && !is_own {
-            paths.push(path);
-        }
+impl Meter<'_> {
+    fn advance(&self, bytes: u64) {
+        self.read.set(self.read.get() + bytes);
+        (self.show)(self.read.get(), self.total.get());
     }
-    paths.sort();
-    paths.extend(others.iter().cloned());
-    let mut candidates = Vec::new();
-    for path in paths {
-        // A link is not followed: what it names was not written through it.
-        let metadata = fs::symlink_metadata(&path)?;
-        // In an empty one, nothing of what was written is there.
-        if metadata.is_file() && metadata.len() > 0 {
-            let compression = match path.extension().and_then(OsStr::to_str) {
-                Some("gz") => Compression::Gzip,
-                Some("zst" | "zstd") => Compression::Zstd,
-                _ => Compression::None,
-            };
-            candidates.push(Candidate { path, length: metadata.len(), compression });
-        }
-    }
-    Ok(candidates)
 }
 
-/// Whether the first or the last block of `record` stands where it should, or the last one so far from the file's end:
-/// whatever was put in or taken out at one place, one of them does.
-fn is_of(candidate: &Candidate, record: &FileRecord) -> io::Result<bool> {
-    let [Some(first), Some(last)] = [record.stretches.first(), record.stretches.last()] else {
-        return Ok(false);
-    };
-    if candidate.compression != Compression::None {
-        let mut reader = open(candidate)?;
-        io::copy(&mut reader.by_ref().take(first.start), &mut io::sink())?;
-        let mut block = Vec::new();
-        reader.take(first.length.min(BLOCK_BYTES)).read_to_end(&mut block)?;
-        return Ok(first.blocks.first() == Some(&crc32fast::hash(&block)));
-    }
-    let mut file = File::open(&candidate.path)?;
-    let mut is_there = |stretch: &Stretch, number: usize, moved: i64| -> io::Result<bool> {
-        let start = number as u64 * BLOCK_BYTES;
-        let Some(place) = (stretch.start + start).checked_add_signed(moved) else { return Ok(false) };
-        file.seek(SeekFrom::Start(place))?;
-        let mut block = Vec::new();
-        Read::by_ref(&mut file).take((stretch.length - start).min(BLOCK_BYTES)).read_to_end(&mut block)?;
-        Ok(stretch.blocks.get(number) == Some(&crc32fast::hash(&block)))
-    };
-    let last_block = last.blocks.len().saturating_sub(1);
-    let moved = candidate.length as i64 - record.end() as i64;
-    Ok(is_there(first, 0, 0)? || is_there(last, last_block, 0)? || is_there(last, last_block, moved)?)
-}
-
-fn open(candidate: &Candidate) -> io::Result<Box<dyn Read>> {
-    let file = BufReader::with_capacity(1 << 20, File::open(&candidate.path)?);
-    Ok(match candidate.compression {
-        Compression::None => Box::new(file),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        Compression::Zstd => Box::new(zstd::stream::Decoder::with_buffer(file)?),
-    })
-}
-
-fn read(candidate: &Candidate, record: &FileRecord, progress: &dyn Fn(u64)) -> FileAudit {
-    let reading = open(candidate).and_then(|mut reader| compare(&mut reader, record, progress));
-    let reading = reading.unwrap_or_else(|error| Reading {
-        verdict: Verdict::Unreadable { error: error.to_string() },
-        length: 0,
-    });
-    let is_compressed = candidate.compression != Compression::None;
-    audit_of(candidate.path.clone(), record, reading.verdict, reading.length, is_compressed)
-}
-
-fn audit_of(
-    path: PathBuf,
-    record: &FileRecord,
-    verdict: Verdict,
-    length: u64,
-    is_compressed: bool,
-) -> FileAudit {
-    let bytes = record.bytes();
+fn missing(path: PathBuf, record: &FileRecord) -> FileAudit {
     FileAudit {
         path,
-        verdict,
-        is_compressed,
+        verdict: Verdict::Missing,
+        is_compressed: false,
         lines: record.lines,
-        bytes,
-        foreign_bytes: length.saturating_sub(bytes),
+        bytes: record.bytes(),
+        foreign_bytes: 0,
     }
 }
 
-/// Reads a file from its beginning to its end, and compares the blocks of `record`.
-fn compare(reader: &mut dyn Read, record: &FileRecord, progress: &dyn Fn(u64)) -> io::Result<Reading> {
+/// Compares a file with its record; `foreign` is told each line of others.
+fn read(
+    candidate: &Candidate,
+    record: &FileRecord,
+    meter: &Meter<'_>,
+    mut foreign: impl FnMut(u64, &[u8]),
+) -> FileAudit {
+    let (mut damaged, mut is_whole) = (None, true);
+    let mut lines = Lines::default();
+    let length = walk(candidate, record, meter, &mut |Piece { at, bytes, block }| match block {
+        None => lines.add(at, bytes, &mut foreign),
+        Some((length, _)) if (bytes.len() as u64) < length => is_whole = false,
+        Some((_, crc)) if crc32fast::hash(bytes) != crc => drop(damaged.get_or_insert(at)),
+        Some(_) => {}
+    });
+    lines.end(&mut foreign);
+    let verdict = match (&length, damaged) {
+        (Err(error), _) => Verdict::Unreadable { error: error.to_string() },
+        (_, Some(at)) => Verdict::Damaged { at },
+        (Ok(length), None) if !is_whole => Verdict::Shortened { length: *length },
+        (Ok(_), None) => Verdict::Verified,
+    };
+    FileAudit {
+        path: candidate.path.clone(),
+        verdict,
+        is_compressed: candidate.is_compressed(),
+        foreign_bytes: length.unwrap_or(0).saturating_sub(record.bytes()),
+        ..missing(PathBuf::new(), record)
+    }
+}
+
+/// Some bytes of a file.
+struct Piece<'a> {
+    /// Where they stand.
+    at: u64,
+    bytes: &'a [u8],
+    /// The length and CRC-32 of the block of Pixel's that they are to be. Where a file is cut, they are fewer.
+    block: Option<(u64, u32)>,
+}
+
+/// Reads a file from its beginning to its end, in pieces, and returns how long it is.
+fn walk(
+    candidate: &Candidate,
+    record: &FileRecord,
+    meter: &Meter<'_>,
+    each: &mut dyn FnMut(Piece<'_>),
+) -> io::Result<u64> {
+    let read = |bytes| meter.advance(bytes);
+    let mut reader = candidate.reader(&read)?;
     let mut stretches: Vec<&Stretch> = record.stretches.iter().collect();
     stretches.sort_by_key(|stretch| stretch.start);
-    let (mut at, mut damaged) = (0, None);
-    let mut block = Vec::with_capacity(BLOCK_BYTES as usize);
-    let mut is_whole = true;
-    'all: for stretch in stretches {
-        at += skip(reader, stretch.start.saturating_sub(at), progress)?;
-        for (number, expected) in stretch.blocks.iter().enumerate() {
-            let start = number as u64 * BLOCK_BYTES;
-            let length = (stretch.length - start).min(BLOCK_BYTES);
-            block.clear();
-            reader.take(length).read_to_end(&mut block)?;
-            progress(block.len() as u64);
-            at += block.len() as u64;
-            if (block.len() as u64) < length {
-                is_whole = false;
-                break 'all;
+    let mut at = 0;
+    let mut bytes = Vec::with_capacity(BLOCK_BYTES as usize);
+    let mut next = |length: u64, own: Option<u32>| -> io::Result<u64> {
+        bytes.clear();
+        reader.by_ref().take(length).read_to_end(&mut bytes)?;
+        each(Piece { at, bytes: &bytes, block: own.map(|crc| (length, crc)) });
+        at += bytes.len() as u64;
+        Ok(at)
+    };
+    let mut end = 0;
+    for stretch in stretches {
+        while end < stretch.start {
+            let read = next((stretch.start - end).min(BLOCK_BYTES), None)?;
+            if read == end {
+                break;
             }
-            if crc32fast::hash(&block) != *expected {
-                damaged.get_or_insert(stretch.start + start);
+            end = read;
+        }
+        for (number, crc) in stretch.blocks.iter().enumerate() {
+            end = next((stretch.length - number as u64 * BLOCK_BYTES).min(BLOCK_BYTES), Some(*crc))?;
+        }
+    }
+    loop {
+        let read = next(BLOCK_BYTES, None)?;
+        if read == end {
+            return Ok(end);
+        }
+        end = read;
+    }
+}
+
+/// Lines, from bytes that come in pieces.
+#[derive(Default)]
+struct Lines {
+    line: Vec<u8>,
+    start: u64,
+    is_too_long: bool,
+}
+
+impl Lines {
+    /// Tells `each` the lines that end in `bytes`, without their line feeds, and where they start. What stands
+    /// somewhere else than behind the bytes before begins another line.
+    fn add(&mut self, at: u64, bytes: &[u8], each: &mut impl FnMut(u64, &[u8])) {
+        if !self.is_too_long && self.start + self.line.len() as u64 != at {
+            self.end(each);
+        }
+        let mut at = at;
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.line.is_empty() && !self.is_too_long {
+                self.start = at;
+            }
+            at += part.len() as u64;
+            self.line.extend_from_slice(part.strip_suffix(b"\n").unwrap_or(part));
+            if self.line.len() > LINE_MAX_BYTES {
+                self.line.clear();
+                self.is_too_long = true;
+            }
+            if part.ends_with(b"\n") {
+                self.end(each);
+                self.start = at;
             }
         }
     }
-    at += skip(reader, u64::MAX, progress)?;
-    let verdict = match damaged {
-        Some(at) => Verdict::Damaged { at },
-        None if !is_whole => Verdict::Shortened { length: at },
-        None => Verdict::Verified,
-    };
-    Ok(Reading { verdict, length: at })
+
+    /// What stands before ends here.
+    fn end(&mut self, each: &mut impl FnMut(u64, &[u8])) {
+        if !self.line.is_empty() {
+            each(self.start, &self.line);
+        }
+        self.line.clear();
+        self.is_too_long = false;
+    }
 }
 
-fn skip(reader: &mut dyn Read, bytes: u64, progress: &dyn Fn(u64)) -> io::Result<u64> {
-    let skipped = io::copy(&mut reader.take(bytes), &mut io::sink())?;
-    progress(skipped);
-    Ok(skipped)
+/// Lines that Pixel did not write, and which of them are the same as one that it wrote.
+#[derive(Default)]
+struct ForeignLines {
+    // By their hash: of the same lines, the first.
+    lines: HashMap<u64, ForeignLine>,
+    hasher: RandomState,
+}
+
+struct ForeignLine {
+    file: usize,
+    at: u64,
+    count: u64,
+    is_copy: bool,
+}
+
+impl ForeignLines {
+    /// Takes the lines of a file, by its number, but those whose place `is_left_out`.
+    fn of_file(&mut self, file: usize, is_left_out: impl Fn(u64) -> bool) -> impl FnMut(u64, &[u8]) {
+        move |at, line| {
+            if is_left_out(at) {
+                return;
+            }
+            let hash = self.hasher.hash_one(line);
+            if self.lines.len() < OTHERS_MAX || self.lines.contains_key(&hash) {
+                let first = ForeignLine { file, at, count: 0, is_copy: false };
+                self.lines.entry(hash).or_insert(first).count += 1;
+                if self.lines.len() == OTHERS_MAX {
+                    log::warn!("only {OTHERS_MAX} different lines of others' are compared with Pixel's");
+                }
+            }
+        }
+    }
+
+    /// Compares them with the lines of Pixel's in a file.
+    fn compare(&mut self, candidate: &Candidate, record: &FileRecord, meter: &Meter<'_>) -> io::Result<()> {
+        let mut own = Lines::default();
+        let mut each = |_, line: &[u8]| {
+            if let Some(same) = self.lines.get_mut(&self.hasher.hash_one(line)) {
+                same.is_copy = true;
+            }
+        };
+        walk(candidate, record, meter, &mut |piece| {
+            if piece.block.is_some() {
+                own.add(piece.at, piece.bytes, &mut each);
+            }
+        })?;
+        own.end(&mut each);
+        Ok(())
+    }
+
+    /// Of each file that has any, where the first of the same lines starts, and how many they are.
+    fn copies(&self) -> HashMap<usize, (u64, u64)> {
+        let mut copies = HashMap::new();
+        for line in self.lines.values().filter(|line| line.is_copy) {
+            let (at, count) = copies.entry(line.file).or_insert((u64::MAX, 0));
+            *at = line.at.min(*at);
+            *count += line.count;
+        }
+        copies
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_do_not_depend_on_the_pieces() {
+        let text = b"one\n\ntwo\nthree";
+        for size in 1..=text.len() {
+            let (mut lines, mut found) = (Lines::default(), Vec::new());
+            let mut each = |at: u64, line: &[u8]| found.push((at, line.to_vec()));
+            for (n, piece) in text.chunks(size).enumerate() {
+                lines.add(7 + (n * size) as u64, piece, &mut each);
+            }
+            lines.add(40, b"elsewhere", &mut each);
+            lines.end(&mut each);
+            let expected = [(7, &b"one"[..]), (12, b"two"), (16, b"three"), (40, b"elsewhere")];
+            assert_eq!(found, expected.map(|(at, line)| (at, line.to_vec())), "pieces of {size}");
+        }
+        let (mut lines, mut found) = (Lines::default(), Vec::new());
+        let mut each = |at: u64, line: &[u8]| found.push((at, line.to_vec()));
+        let long = [&vec![b'x'; LINE_MAX_BYTES][..], b"yy\nnext\n"].concat();
+        for (n, piece) in long.chunks(60_000).enumerate() {
+            lines.add((n * 60_000) as u64, piece, &mut each);
+        }
+        assert_eq!(found, [(LINE_MAX_BYTES as u64 + 3, b"next".to_vec())], "too long a line is left out");
+    }
 }

@@ -1,21 +1,22 @@
 //! `pixel audit`: proves from the bytes what was written.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::options::{Given, OutputSettings};
 use super::process::Failure;
+use super::progress::Progress;
 use crate::disk::sibling;
-use crate::output::{FileAudit, LedgerContent, Verdict, bytes_to_read, read_ledger, verify};
-use crate::record::{Audit, Sequences};
-use crate::spool::waiting;
+use crate::output::{FileAudit, LedgerContent, Verdict, read_ledger, verify};
+use crate::record::{Audit, FileRecord, InSpool, Mark, Sequences, Written};
+use crate::spool::{Waiting, waiting};
+use crate::visit::lines::LineFormat;
 
 /// Everything that the audit found.
 #[derive(Serialize)]
@@ -24,6 +25,8 @@ struct Report {
     proved: bool,
     /// Whether files were left out.
     quick: bool,
+    /// Whether the output was written before its ledger began, so that numbers before a producer's first prove nothing.
+    began_late: bool,
     files: Vec<FileAudit>,
     #[serde(flatten)]
     numbers: Audit,
@@ -83,21 +86,22 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
     let paths = |name: &str| -> Vec<PathBuf> {
         matches.get_many::<PathBuf>(name).into_iter().flatten().cloned().collect()
     };
-    let ledger = ledger_of(&sibling(&output.path, "ledger"))?;
+    // First the spools: what they have passed on by now, a running Pixel has written when its ledger is read.
+    let mut spools = BTreeMap::new();
+    for folder in paths("spool-dir") {
+        let found = waiting(&folder).map_err(|error| {
+            Failure::Settings(format!("failed to read the spool `{}`: {error}", folder.display()))
+        })?;
+        spools.extend(found.into_iter().map(|spool| (spool.producer, in_spool(&spool))));
+    }
     let mut elsewhere = BTreeMap::new();
     for path in paths("with") {
         let other = ledger_of(&path)?;
         let numbers = other.written.spools().iter().map(|(id, spooled)| (*id, spooled.written.clone()));
         add(&mut elsewhere, numbers);
     }
-    let mut waits = BTreeMap::new();
-    for folder in paths("spool-dir") {
-        let found = waiting(&folder).map_err(|error| {
-            Failure::Settings(format!("failed to read the spool `{}`: {error}", folder.display()))
-        })?;
-        add(&mut waits, found.into_iter().map(|one| (one.producer, numbers_of(&one.sequences))));
-    }
-    let numbers = Audit::of(&ledger.written, &waits, &elsewhere);
+    let ledger = ledger_of(&sibling(&output.path, "ledger"))?;
+    let numbers = Audit::of(&ledger.written, &spools, &elsewhere);
     let quick = matches.get_flag("quick");
     if ledger.lacking > 0 && !quick {
         return Err(Failure::Settings(format!(
@@ -112,18 +116,23 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
         Verdict::Missing => matches.get_flag("ignore-missing"),
         _ => false,
     };
-    if let Some(FileAudit { path, verdict: Verdict::Unreadable { error }, .. }) =
-        files.iter().find(|file| matches!(file.verdict, Verdict::Unreadable { .. }))
-    {
-        return Err(Failure::Settings(format!("failed to read `{}`: {error}", path.display())));
-    }
-    let report = Report { proved: numbers.missing == 0 && files.iter().all(is_well), quick, files, numbers };
+    let unreadable = files.iter().find_map(|file| match &file.verdict {
+        Verdict::Unreadable { error } => Some(format!("failed to read `{}`: {error}", file.path.display())),
+        _ => None,
+    });
+    let proved = numbers.missing == 0 && files.iter().all(is_well);
+    let began_late = ledger.written.began_late();
+    let report = Report { proved, quick, began_late, files, numbers };
     if matches.get_flag("json") {
         println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
     } else {
         print!("{report}");
     }
-    if report.proved { Ok(()) } else { Err(Failure::Reported) }
+    match unreadable {
+        Some(problem) => Err(Failure::Settings(problem)),
+        None if proved => Ok(()),
+        None => Err(Failure::Reported),
+    }
 }
 
 fn ledger_of(path: &Path) -> Result<LedgerContent, Failure> {
@@ -132,10 +141,10 @@ fn ledger_of(path: &Path) -> Result<LedgerContent, Failure> {
     })
 }
 
-fn numbers_of(ranges: &[std::ops::RangeInclusive<u64>]) -> Sequences {
-    let mut numbers = Sequences::default();
-    ranges.iter().for_each(|range| numbers.insert(range.clone()));
-    numbers
+fn in_spool(spool: &Waiting) -> InSpool {
+    let mut waiting = Sequences::default();
+    spool.sequences.iter().for_each(|range| waiting.insert(range.clone()));
+    InSpool { waiting, last: spool.next - 1 }
 }
 
 fn add(all: &mut BTreeMap<Uuid, Sequences>, new: impl Iterator<Item = (Uuid, Sequences)>) {
@@ -145,22 +154,28 @@ fn add(all: &mut BTreeMap<Uuid, Sequences>, new: impl Iterator<Item = (Uuid, Seq
     }
 }
 
-/// Reads every file, with a progress bar on a terminal.
+/// Reads every file, and shows how far that is.
 fn read_files(output: &Path, others: &[PathBuf], ledger: &LedgerContent) -> Result<Vec<FileAudit>, Failure> {
-    let records: Vec<_> = ledger.closed.iter().chain(ledger.written.files().values()).collect();
-    let records: Vec<_> = records.into_iter().filter(|record| record.bytes() > 0).collect();
-    let failed = |error: io::Error| {
+    let records = ledger.closed.iter().chain(ledger.written.files().values());
+    let records: Vec<_> = records.filter(|record| record.bytes() > 0).collect();
+    let progress = RefCell::new(Progress::new("bytes", 0));
+    let may_repeat = |record: &FileRecord, at: u64| !may_be_on_its_way(&ledger.written, record.id, at);
+    let show = |done, total| progress.borrow_mut().set(done, total);
+    verify(output, others, &records, &may_repeat, &show).map_err(|error| {
         Failure::Settings(format!("failed to read what is beside `{}`: {error}", output.display()))
-    };
-    let bar = match io::stderr().is_terminal() {
-        true => ProgressBar::new(bytes_to_read(output, others).map_err(failed)?),
-        false => ProgressBar::hidden(),
-    };
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let files = verify(output, others, &records, &|bytes| bar.inc(bytes)).map_err(failed);
-    bar.finish_and_clear();
-    files
+    })
+}
+
+/// Whether a line at this place may be one of a batch that is not committed, and the same as another visit's: times in
+/// the combined log format are whole seconds.
+fn may_be_on_its_way(written: &Written, file: u64, at: u64) -> bool {
+    let is_behind =
+        |mark: &Mark| mark.file == file && mark.format == LineFormat::Combined && at >= mark.length;
+    written.mark().is_some_and(is_behind) || written.claims().iter().any(|claims| is_behind(&claims.mark))
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 impl fmt::Display for Report {
@@ -170,15 +185,24 @@ impl fmt::Display for Report {
                 Verdict::Verified if file.is_compressed => "compressed (verified)".to_string(),
                 Verdict::Verified => "verified".to_string(),
                 Verdict::Damaged { at } => format!("damaged at byte {at}"),
-                Verdict::Shortened { length } => format!("shortened to {length} bytes"),
+                Verdict::Shortened { length } => format!("shortened to {}", counted(*length, "byte")),
+                Verdict::Repeated { at, copies } => {
+                    format!("repeated at byte {at}, {} of Pixel's twice", counted(*copies, "line"))
+                }
                 Verdict::Missing => "missing".to_string(),
-                Verdict::Unreadable { error } => error.clone(),
+                Verdict::Unreadable { error } => format!("unreadable ({error})"),
             };
             if file.foreign_bytes > 0 && file.verdict == Verdict::Verified {
-                write!(verdict, ", {} foreign bytes", file.foreign_bytes)?;
+                write!(verdict, ", {}", counted(file.foreign_bytes, "foreign byte"))?;
             }
-            let FileAudit { path, lines, bytes, .. } = file;
-            writeln!(formatter, "{}: {verdict}; {lines} lines, {bytes} bytes of Pixel's", path.display())?;
+            let (lines, bytes) = (counted(file.lines, "line"), counted(file.bytes, "byte"));
+            writeln!(formatter, "{}: {verdict}; {lines}, {bytes} of Pixel's", file.path.display())?;
+        }
+        if self.began_late {
+            writeln!(
+                formatter,
+                "the output was older than its ledger: of visits before a producer's first, nothing is known"
+            )?;
         }
         write!(formatter, "{}", self.numbers)?;
         if self.quick {

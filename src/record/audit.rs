@@ -1,13 +1,14 @@
 //! The audit of numbers: what a ledger proves of the visits that were written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::sequences::Sequences;
-use super::state::Written;
+use super::state::{Spooled, Written};
 
 /// What was written of every producer's visits.
 #[derive(Debug, Serialize)]
@@ -41,6 +42,39 @@ pub struct Producer {
     pub elsewhere: u64,
 }
 
+impl Producer {
+    fn of(
+        producer: Uuid,
+        spooled: &Spooled,
+        spool: &InSpool,
+        elsewhere: &Sequences,
+        began_late: bool,
+    ) -> Self {
+        let written = &spooled.written;
+        let mut known = written.clone();
+        let others = [&spooled.dead, &spool.waiting, elsewhere];
+        others.iter().flat_map(|other| other.runs()).for_each(|(first, last)| known.insert(first..=last));
+        let last = known.runs().last().map_or(0, |(_, last)| last).max(spool.last);
+        let first_known = written.runs().chain(spool.waiting.runs()).map(|(first, _)| first).min();
+        let first = if began_late { first_known.unwrap_or(last + 1) } else { 1 };
+        let gaps = if first <= last { known.missing(first..=last) } else { Vec::new() };
+        let only_in = |other: &Sequences| -> u64 {
+            let parts = other.runs().flat_map(|(first, last)| written.missing(first..=last));
+            parts.map(|part| part.end() - part.start() + 1).sum()
+        };
+        Producer {
+            producer,
+            written: written.len(),
+            sequences: written.runs().collect(),
+            dead: spooled.dead.runs().collect(),
+            gaps: gaps.into_iter().map(RangeInclusive::into_inner).collect(),
+            duplicates: spooled.duplicates,
+            waiting: only_in(&spool.waiting),
+            elsewhere: only_in(elsewhere),
+        }
+    }
+}
+
 /// Other clients' visits.
 #[derive(Debug, Serialize)]
 pub struct Foreign {
@@ -50,45 +84,35 @@ pub struct Foreign {
     pub duplicates: u64,
 }
 
+/// What a spool's folder tells of its visits.
+#[derive(Debug, Clone, Default)]
+pub struct InSpool {
+    /// The sequences that wait.
+    pub waiting: Sequences,
+    /// The last sequence that it gave; 0 where it gave none.
+    pub last: u64,
+}
+
 impl Audit {
-    /// Compares the ledger's state with the numbers that `waiting` in spools and `elsewhere` in other ledgers are. A
-    /// producer's numbers begin with 1; with the first that was written, where the ledger began late.
+    /// Compares the ledger's state with what is in `spools`, and with the numbers that are `elsewhere`, in other
+    /// ledgers. A producer's numbers begin with 1; with the first that is known, where the ledger began late.
     pub fn of(
         written: &Written,
-        waiting: &BTreeMap<Uuid, Sequences>,
+        spools: &BTreeMap<Uuid, InSpool>,
         elsewhere: &BTreeMap<Uuid, Sequences>,
     ) -> Self {
         let state = written.snapshot();
-        let none = Sequences::default();
-        let mut producers = Vec::new();
-        for (producer, spooled) in state.spools {
-            let (waits, is_elsewhere) =
-                (waiting.get(&producer).unwrap_or(&none), elsewhere.get(&producer).unwrap_or(&none));
-            let mut known = spooled.written.clone();
-            for (first, last) in spooled.dead.runs().chain(waits.runs()).chain(is_elsewhere.runs()) {
-                known.insert(first..=last);
-            }
-            let last = known.runs().last().map_or(0, |(_, last)| last);
-            let first = match spooled.written.runs().next() {
-                Some((first, _)) if written.began_late() => first,
-                _ => 1,
-            };
-            let missing = if first <= last { known.missing(first..=last) } else { Vec::new() };
-            let only_in = |other: &Sequences| -> u64 {
-                let parts = other.runs().flat_map(|(first, last)| spooled.written.missing(first..=last));
-                parts.map(|part| part.end() - part.start() + 1).sum()
-            };
-            producers.push(Producer {
-                producer,
-                written: spooled.written.len(),
-                dead: spooled.dead.runs().collect(),
-                gaps: missing.into_iter().map(|part| (*part.start(), *part.end())).collect(),
-                duplicates: spooled.duplicates,
-                waiting: only_in(waits),
-                elsewhere: only_in(is_elsewhere),
-                sequences: spooled.written.runs().collect(),
-            });
-        }
+        let in_spools = spools.iter().filter(|(_, spool)| spool.last > 0);
+        let ids: BTreeSet<Uuid> = state.spools.keys().chain(in_spools.map(|(id, _)| id)).copied().collect();
+        let producers: Vec<Producer> = ids
+            .into_iter()
+            .map(|id| {
+                let spooled = state.spools.get(&id).cloned().unwrap_or_default();
+                let spool = spools.get(&id).cloned().unwrap_or_default();
+                let elsewhere = elsewhere.get(&id).cloned().unwrap_or_default();
+                Producer::of(id, &spooled, &spool, &elsewhere, written.began_late())
+            })
+            .collect();
         let gaps = producers.iter().flat_map(|producer| &producer.gaps);
         Audit {
             missing: gaps.map(|(first, last)| last - first + 1).sum(),
@@ -113,12 +137,19 @@ impl fmt::Display for Audit {
                     write!(formatter, ", {count} {what}")?;
                 }
             }
-            writeln!(formatter, "\n  sequences {}", Runs(sequences))?;
+            writeln!(formatter)?;
+            if !sequences.is_empty() {
+                writeln!(formatter, "  sequences {}", Runs(sequences))?;
+            }
             if !dead.is_empty() {
                 writeln!(formatter, "  in the dead letters {}", Runs(dead))?;
             }
             if !gaps.is_empty() {
                 writeln!(formatter, "  gaps {}", Runs(gaps))?;
+            }
+            let ends_with_gap = gaps.last() > sequences.last();
+            if ends_with_gap {
+                writeln!(formatter, "  what is behind the last written one may be with the broker still")?;
             }
         }
         let Foreign { written, duplicates } = self.foreign;
@@ -128,6 +159,7 @@ impl fmt::Display for Audit {
         match self.missing {
             0 if self.is_empty() => writeln!(formatter, "nothing written yet"),
             0 => writeln!(formatter, "no gap"),
+            1 => writeln!(formatter, "1 visit is missing"),
             missing => writeln!(formatter, "{missing} visits are missing"),
         }
     }
@@ -163,31 +195,36 @@ mod tests {
         written
     }
 
-    fn numbers(ranges: &[std::ops::RangeInclusive<u64>]) -> BTreeMap<Uuid, Sequences> {
+    fn numbers(range: RangeInclusive<u64>) -> BTreeMap<Uuid, Sequences> {
         let mut sequences = Sequences::default();
-        ranges.iter().for_each(|range| sequences.insert(range.clone()));
+        sequences.insert(range);
         BTreeMap::from([(Uuid::nil(), sequences)])
+    }
+
+    fn spool(waiting: RangeInclusive<u64>, last: u64) -> BTreeMap<Uuid, InSpool> {
+        let waiting = numbers(waiting).remove(&Uuid::nil()).unwrap_or_default();
+        BTreeMap::from([(Uuid::nil(), InSpool { waiting, last })])
     }
 
     #[test]
     fn a_gap_is_named() {
-        let none = BTreeMap::new();
-        let audit = Audit::of(&written(&[1..=5, 9..=9, 5..=5], false), &none, &none);
+        let (spools, none) = (BTreeMap::new(), BTreeMap::new());
+        let audit = Audit::of(&written(&[1..=5, 9..=9, 5..=5], false), &spools, &none);
         assert_eq!(audit.missing, 3);
         let text = audit.to_string();
         assert!(text.contains("6 written, 1 duplicates dropped"), "{text}");
         assert!(text.contains("sequences 1-5, 9") && text.contains("gaps 6-8"), "{text}");
-        assert_eq!(Audit::of(&Written::default(), &none, &none).to_string(), "nothing written yet\n");
+        assert_eq!(Audit::of(&Written::default(), &spools, &none).to_string(), "nothing written yet\n");
     }
 
     #[test]
     fn a_dead_letter_is_no_gap() {
-        let none = BTreeMap::new();
+        let (spools, none) = (BTreeMap::new(), BTreeMap::new());
         let mut written = written(&[1..=5, 9..=9], false);
         let mut entry = Entry::default();
         entry.note_dead(&written, Uuid::nil(), 7);
         written.apply(&entry);
-        let audit = Audit::of(&written, &none, &none);
+        let audit = Audit::of(&written, &spools, &none);
         assert_eq!(audit.missing, 2);
         let text = audit.to_string();
         assert!(text.contains("gaps 6, 8") && text.contains("in the dead letters 7"), "{text}");
@@ -195,16 +232,32 @@ mod tests {
 
     #[test]
     fn a_producer_begins_with_1_unless_the_ledger_began_late() {
-        let none = BTreeMap::new();
-        assert_eq!(Audit::of(&written(&[4..=6], false), &none, &none).producers[0].gaps, [(1, 3)]);
-        assert!(Audit::of(&written(&[4..=6], true), &none, &none).producers[0].gaps.is_empty());
+        let (spools, none) = (BTreeMap::new(), BTreeMap::new());
+        assert_eq!(Audit::of(&written(&[4..=6], false), &spools, &none).producers[0].gaps, [(1, 3)]);
+        assert!(Audit::of(&written(&[4..=6], true), &spools, &none).producers[0].gaps.is_empty());
     }
 
     #[test]
     fn what_waits_or_stands_elsewhere_is_no_gap() {
-        let (waiting, elsewhere) = (numbers(&[8..=10]), numbers(&[1..=3]));
-        let audit = Audit::of(&written(&[4..=6], false), &waiting, &elsewhere);
+        let audit = Audit::of(&written(&[4..=6], false), &spool(8..=10, 10), &numbers(1..=3));
         assert_eq!(audit.producers[0].gaps, [(7, 7)], "behind which others wait");
         assert_eq!((audit.producers[0].waiting, audit.producers[0].elsewhere), (3, 3));
+    }
+
+    #[test]
+    fn what_a_spool_gave_and_no_ledger_has_is_missing() {
+        let nowhere = BTreeMap::new();
+        let gaps =
+            |written: &Written, spools| Audit::of(written, &spools, &nowhere).producers[0].gaps.clone();
+        let some = written(&[1..=6], false);
+        assert_eq!(gaps(&some, spool(9..=9, 12)), [(7, 8), (10, 12)], "also behind what waits");
+        assert_eq!(
+            gaps(&Written::default(), spool(5..=6, 6)),
+            [(1, 4)],
+            "of a spool that the ledger has not met"
+        );
+        assert!(gaps(&written(&[], true), spool(5..=6, 6)).is_empty(), "which may have an older ledger");
+        let fresh = BTreeMap::from([(Uuid::nil(), InSpool::default())]);
+        assert!(Audit::of(&Written::default(), &fresh, &nowhere).is_empty());
     }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use self::audit::Audit;
+pub use self::audit::{Audit, InSpool};
 pub use self::dead_file::{DeadFiles, read_dead_file};
 pub use self::files::{BLOCK_BYTES, FileRecord, Stretch, TAIL_BYTES};
 pub use self::forecast::Forecast;

@@ -14,7 +14,7 @@ use crate::disk::journal::{find_record, read_record};
 use crate::disk::{DiskFile, open_private, read_whole, sync_folder};
 use crate::queue::Position;
 
-const FIRST_SEQUENCE: u64 = 1;
+pub(super) const FIRST_SEQUENCE: u64 = 1;
 
 /// Why a spool cannot be opened.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
+use super::open::FIRST_SEQUENCE;
 use super::open::{parse_producer, read_confirmed};
 use super::segment::{first_sequence, follows, split};
 use crate::disk::journal::{find_record, read_record};
@@ -18,6 +19,8 @@ pub struct Waiting {
     pub producer: Uuid,
     /// Their sequences, ascending.
     pub sequences: Vec<RangeInclusive<u64>>,
+    /// The sequence that it gives to the next visit.
+    pub next: u64,
 }
 
 /// Reads the spool in `folder`, or those in its numbered slots.
@@ -58,24 +61,24 @@ fn of_one(folder: &Path) -> io::Result<Option<Waiting>> {
         segments.extend(first_sequence(&path).map(|first| (first, path)));
     }
     segments.sort();
-    let mut sequences = Vec::new();
+    let (mut sequences, mut next) = (Vec::new(), confirmed.unwrap_or(FIRST_SEQUENCE));
     for (first, path) in segments {
         match File::open(&path) {
             // Confirmed and given up in the meantime.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            file => read_segment(&file?, first, confirmed.unwrap_or(0), &mut sequences)?,
+            file => next = next.max(read_segment(&file?, first, confirmed.unwrap_or(0), &mut sequences)?),
         }
     }
-    Ok(Some(Waiting { producer, sequences }))
+    Ok(Some(Waiting { producer, sequences, next }))
 }
 
-/// Adds what stands in a segment from `confirmed` on.
+/// Adds what stands in a segment from `confirmed` on; returns the sequence that follows.
 fn read_segment(
     file: &File,
     first: u64,
     confirmed: u64,
     sequences: &mut Vec<RangeInclusive<u64>>,
-) -> io::Result<()> {
+) -> io::Result<u64> {
     let (mut next, mut offset, mut record) = (first, 0, Vec::new());
     loop {
         while let Some(behind) = read_record(file, offset, &mut record)?
@@ -91,7 +94,7 @@ fn read_segment(
         // Behind a damaged place the numbers go on.
         match find_record(file, offset, follows(next))? {
             Some(behind) => offset = behind,
-            None => return Ok(()),
+            None => return Ok(next),
         }
     }
 }

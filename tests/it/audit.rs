@@ -187,19 +187,58 @@ fn every_deed_of_others_on_files_and_ledger_is_told() -> Outcome {
             ],
         ),
         (
+            "a line appended again",
+            "sed -n 5p visits.log.1 >> visits.log && echo others >> visits.log",
+            &[],
+            1,
+            &["visits.log: repeated at byte", ", 1 line of Pixel's twice; 40 lines", "no gap\nnot proved"],
+        ),
+        (
+            "a whole file appended to a compressed one",
+            "(zstd -dcq visits.log.3.zst; cat visits.log) | zstd -q > visits.log.4.zst && rm visits.log.3.zst",
+            &[],
+            1,
+            &[
+                "visits.log.4.zst: repeated at byte",
+                ", 40 lines of Pixel's twice; 200 lines",
+                "visits.log: verified",
+            ],
+        ),
+        (
+            "a file copied beside",
+            "cp visits.log.1 visits.log.9",
+            &[],
+            0,
+            &["visits.log.1: verified", "\nproved"],
+        ),
+        (
+            "a stranger's file beside, and one removed that is known",
+            "rm visits.log.2.gz && echo notes | gzip > visits.log.notes.gz && seq 9999 > visits.log.eu",
+            &["--ignore-missing"],
+            0,
+            &["visits.log: verified", "visits.log.2: missing; 30 lines", "\nproved"],
+        ),
+        ("a named file that is not there", "true", &["absent"], 2, &["absent` is no file"]),
+        (
             "others appended",
             "echo others >> visits.log.1",
             &[],
             0,
             &["visits.log.1: verified, 7 foreign bytes", "\nproved"],
         ),
-        ("a compressed file cut short", "truncate -s -20 visits.log.3.zst", &[], 2, &["visits.log.3.zst"]),
+        (
+            "a compressed file cut short",
+            "truncate -s -20 visits.log.3.zst",
+            &[],
+            2,
+            &["visits.log.3.zst: unreadable (", "visits.log.1: verified; 400 lines", "no gap\nnot proved"],
+        ),
         (
             "a compressed file changed",
             "printf XXXX | dd of=visits.log.2.gz bs=1 seek=120 conv=notrunc status=none",
             &[],
             2,
-            &["visits.log.2.gz"],
+            &["visits.log.2.gz: unreadable (", "visits.log.3.zst: compressed (verified)"],
         ),
         (
             "a line of a compressed file changed",
@@ -357,6 +396,36 @@ fn a_ledger_that_was_removed_begins_anew_without_a_gap() -> Outcome {
     system.pixel.stop()?;
     let (status, text) = system.output.audit_says(&[])?;
     assert!(status == 0 && text.contains("1 written") && text.contains("foreign bytes"), "{status}: {text}");
+    assert!(text.contains("older than its ledger") && text.contains("; 1 line, "), "{text}");
+    Ok(())
+}
+
+/// A spool that the ledger had not met was not asked for, and what came behind the last written visit neither.
+#[test]
+fn a_spool_s_visits_that_no_ledger_has_are_missing() -> Outcome {
+    let launch = Embedded::launch()?;
+    let (spool, other) = (launch.folder().join("spool"), Output::at(launch.folder().join("other.log")));
+    let mut system = Embedded::of(&launch)?;
+    (0..3).try_for_each(|_| system.visit(&[]))?;
+    system.output.wait_for_lines(3)?;
+    system.pixel.stop()?;
+    let spool = spool.to_string_lossy();
+    let (status, text) = system.output.audit_says(&["--spool-dir", &spool])?;
+    assert!(status == 0 && text.contains("3 written"), "{text}");
+
+    let mut system = Embedded::of(&launch.clone().with("output", &other.path))?;
+    (0..2).try_for_each(|_| system.visit(&[]))?;
+    other.wait_for_lines(2)?;
+    system.pixel.stop()?;
+    let first = Embedded::of(&launch)?;
+    let output = first.output.clone();
+    drop(first);
+    let (status, text) = output.audit_says(&["--spool-dir", &spool])?;
+    assert!(status == 1 && text.contains("gaps 4-5"), "{text}");
+    assert!(text.contains("2 visits are missing") && text.contains("with the broker"), "{text}");
+    let ledger = other.ledger();
+    let (status, text) = output.audit_says(&["--spool-dir", &spool, "--with", &ledger.to_string_lossy()])?;
+    assert!(status == 0 && text.contains("2 in another ledger"), "{text}");
     Ok(())
 }
 
