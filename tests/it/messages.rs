@@ -12,6 +12,7 @@ use pixel::queue::VisitStore;
 use pixel::spool::Spool;
 
 use crate::Outcome;
+use crate::support::admin::Admin;
 use crate::support::broker::Broker;
 use crate::support::client::get;
 use crate::support::fixtures::{Embedded, Services};
@@ -19,7 +20,7 @@ use crate::support::memory::MemoryLimit;
 use crate::support::message::{LINE, VISIT, named, numbered, numbered_by};
 use crate::support::output::Output;
 use crate::support::program::Program;
-use crate::support::wait::wait_until;
+use crate::support::wait::{wait_until, wait_up_to};
 
 /// pixel-storage by itself on a queue of `broker`.
 fn storage_alone(broker: &Broker, queue: &str, format: &str) -> Outcome<(Program, Output)> {
@@ -307,19 +308,18 @@ fn duplicates_reordered_overlapping_and_foreign_messages_are_written_once() -> O
 fn a_message_of_100_mb_is_written_and_an_unreadable_one_is_set_aside_whole() -> Outcome {
     let broker = Broker::start()?;
     let (mut storage, output) = storage_alone(&broker, "large", "pipe")?;
-    // Long lines: what is tried is the size of a message, not a build without optimisation.
-    let line = VISIT.replace("1.2.3", &"1".repeat(2000)) + "\n";
+    let line = long_visit();
     let count = 100_000_000 / line.len();
     let mut body = line.repeat(count).into_bytes();
     let persistent = |id: &str| named(id).with_delivery_mode(2);
     broker.publish("large", &body, persistent("large"))?;
     let admin = storage.admin()?;
-    admin.wait_for_metric("pixel_visits_written_total", |written| written == count as f64)?;
+    wait_for_written(admin, count as f64)?;
     broker.publish("large", &body, persistent("large"))?;
     body.fill(b'x');
     broker.publish("large", &body, persistent("unreadable"))?;
     broker.publish("large", line.as_bytes(), persistent("last"))?;
-    admin.wait_for_metric("pixel_visits_written_total", |written| written == count as f64 + 1.0)?;
+    wait_for_written(admin, count as f64 + 1.0)?;
     // It comes more often where the connection is left, as more was sent ahead than there is room for.
     let dropped = admin.metric("pixel_visits_duplicate_total")?;
     assert!(dropped >= count as f64 && dropped % count as f64 == 0.0, "{dropped} of {count}");
@@ -327,6 +327,18 @@ fn a_message_of_100_mb_is_written_and_an_unreadable_one_is_set_aside_whole() -> 
     storage.stop()?;
     assert_eq!(output.lines().len(), count + 1);
     Ok(())
+}
+
+/// Waits until so many visits are written. Unoptimised, it takes seconds to read 100 MB, and minutes where other
+/// tests run beside.
+fn wait_for_written(admin: Admin, count: f64) -> Outcome {
+    let is_written = || admin.metric("pixel_visits_written_total").is_ok_and(|written| written == count);
+    wait_up_to(Duration::from_secs(300), &format!("{count} written visits"), is_written)
+}
+
+/// A line of a visit, of 1,600 bytes: large bodies are quicker to read with fewer of them.
+fn long_visit() -> String {
+    VISIT.replace("SomeUserAgent", &"x".repeat(1500)) + "\n"
 }
 
 /// 64 messages were taken ahead, however large: 2 GB, and the kernel killed the storage again and again.
@@ -337,7 +349,7 @@ fn twelve_messages_of_30_mb_are_written_within_256_mib_of_memory() -> Outcome {
     let services = Services::new(&broker.url(), "crowd")?;
     // Declares the queue.
     services.storage.start()?.stop()?;
-    let line = VISIT.replace("SomeUserAgent", &"x".repeat(1500)) + "\n";
+    let line = long_visit();
     let count = 30_000_000 / line.len() as i64;
     let body = line.repeat(count as usize).into_bytes();
     let mut connection = broker.connect()?;
@@ -352,14 +364,14 @@ fn twelve_messages_of_30_mb_are_written_within_256_mib_of_memory() -> Outcome {
     let mut storage = limit.around(&services.storage).start()?;
     let admin = storage.admin()?;
     let written = 12.0 * count as f64;
-    admin.wait_for_metric("pixel_visits_written_total", |now| now == written)?;
+    wait_for_written(admin, written)?;
     storage.wait_for_log("messages are taken one by one now")?;
     // Small ones again: they are taken ahead again, and all of it is written once.
     for n in 0..300 {
         let properties = numbered(2, 1 + n, 1).with_delivery_mode(2);
         channel.basic_publish("crowd", Publish::with_properties(VISIT.as_bytes(), "visit", properties))?;
     }
-    admin.wait_for_metric("pixel_visits_written_total", |now| now == written + 300.0)?;
+    wait_for_written(admin, written + 300.0)?;
     storage.wait_for_log("messages are small again")?;
     admin.wait_until_ready()?;
     storage.stop()?;
