@@ -1,5 +1,6 @@
 //! The consuming side of a connection: deliveries of the queue, acknowledged batch by batch.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use amiquip::{Channel, ConsumerMessage, ConsumerOptions, Delivery};
@@ -11,7 +12,7 @@ use super::intake::Intake;
 use super::properties::{of_part, origin};
 use super::session::{LOST_BEFORE, Session};
 use crate::record::{DeadLetter, Delivered, Inbox, InboxError};
-use crate::visit::wire::Unreadable;
+use crate::visit::wire::{Origin, Unreadable};
 
 /// How many bytes a batch has, but for its last message.
 const BATCH_MAX_BYTES: usize = 4 << 20;
@@ -22,8 +23,27 @@ const BODY_MAX_BYTES: usize = 128 << 20;
 /// How many dead letters wait for their confirm, and how many bytes of them, but for the last.
 const UNCONFIRMED_MAX: usize = 256;
 const UNCONFIRMED_MAX_BYTES: usize = 512 << 10;
-/// How long the broker may take to confirm them: one that blocks publishers says nothing.
-const CONFIRM_MAX: Duration = Duration::from_secs(30);
+/// How long the broker may take to confirm them: one that blocks publishers (an alarm) says nothing.
+const CONFIRM_MAX: Duration = Duration::from_secs(10);
+/// How long nothing is published to it then.
+const BLOCKED_FOR: Duration = Duration::from_secs(60);
+
+/// When the broker was found to take no messages. Clones share it. A connection that publishes to a broker with an
+/// alarm is not read from any more, acknowledgements included, and taking messages off the queue may be what ends
+/// the alarm. So for a while nothing is published: the broker rejects whole messages by itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Blocked(Arc<Mutex<Option<Instant>>>);
+
+impl Blocked {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn is_recent(&self) -> bool {
+        let noted = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.is_some_and(|noted| noted.elapsed() < BLOCKED_FOR)
+    }
+}
 
 /// A connection that consumes.
 pub(super) struct AmqpInbox {
@@ -33,6 +53,7 @@ pub(super) struct AmqpInbox {
     confirms: Confirms,
     // The exchange of the dead letters.
     dead_letters: String,
+    blocked: Blocked,
     // The last batch, without its bodies, and how long those are.
     batch: Vec<Delivery>,
     bytes: Vec<usize>,
@@ -61,10 +82,11 @@ impl AmqpInbox {
         intake: Intake,
         confirms: Confirms,
         dead_letters: String,
+        blocked: Blocked,
         address: String,
     ) -> Self {
         let (session, batch, bytes) = (Some(session), Vec::new(), Vec::new());
-        AmqpInbox { session, intake, confirms, dead_letters, batch, bytes, address }
+        AmqpInbox { session, intake, confirms, dead_letters, blocked, batch, bytes, address }
     }
 
     fn lost(&mut self) -> InboxError {
@@ -96,7 +118,10 @@ impl AmqpInbox {
 
     fn wait_for_confirms(&mut self) -> Result<(), InboxError> {
         self.confirms.wait(0, CONFIRM_MAX).map(drop).map_err(|unconfirmed| match unconfirmed {
-            Unconfirmed::Refused(why) => InboxError(format!("a dead letter is not taken: {why}")),
+            Unconfirmed::Refused(why) => {
+                self.blocked.note();
+                InboxError(format!("a dead letter is not taken: {why}"))
+            }
             Unconfirmed::Lost => self.lost(),
         })
     }
@@ -144,7 +169,9 @@ impl Inbox for AmqpInbox {
 
     fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError> {
         let batch = std::mem::take(&mut self.batch);
-        let (whole, visits): (Vec<_>, Vec<_>) = dead.iter().partition(|letter| letter.is_whole);
+        let is_blocked = self.blocked.is_recent();
+        let is_whole = |letter: &&DeadLetter<'_>| letter.is_whole || is_blocked && is_known_again(letter);
+        let (whole, visits): (Vec<_>, Vec<_>) = dead.iter().partition(is_whole);
         self.set_aside(&visits, &batch)?;
         self.bytes.drain(..).for_each(|bytes| self.intake.let_go(bytes));
         let session = self.session.as_ref().ok_or_else(|| InboxError(LOST_BEFORE.into()))?;
@@ -167,6 +194,11 @@ impl Inbox for AmqpInbox {
     fn address(&self) -> &str {
         &self.address
     }
+}
+
+/// Whether the ledger knows what is readable of its message when that comes again as a whole.
+fn is_known_again(letter: &DeadLetter<'_>) -> bool {
+    matches!(letter.origin, Some(Origin::Spool { .. } | Origin::Foreign { message_id: Some(_) }))
 }
 
 fn delivered(delivery: &Delivery, body: Vec<u8>) -> Delivered {

@@ -15,7 +15,7 @@ mod topology;
 mod url;
 
 pub use self::dead_letters::DeadLetters;
-use self::inbox::AmqpInbox;
+use self::inbox::{AmqpInbox, Blocked};
 use self::intake::{Intake, Pace};
 use self::publisher::AmqpPublisher;
 pub use self::url::AmqpUrl;
@@ -35,12 +35,13 @@ pub struct Broker {
     queue: String,
     next: usize,
     pace: Pace,
+    blocked: Blocked,
 }
 
 impl Broker {
     /// `urls` are the cluster's nodes, at least one, tried in turn.
     pub fn new(urls: Vec<AmqpUrl>, queue: String) -> Self {
-        Broker { urls, queue, next: 0, pace: Pace::default() }
+        Broker { urls, queue, next: 0, pace: Pace::default(), blocked: Blocked::default() }
     }
 
     /// Connects to the first node that answers, from the next one on, declares the queue and calls
@@ -97,6 +98,6 @@ impl Connect<dyn Inbox> for Broker {
             .and_then(|socket| Intake::start(deliveries, prefetch, self.pace.clone(), socket))
             .map_err(|error| ConnectError::Unavailable(error.to_string()))?;
         let dead = dead_letters(&self.queue);
-        Ok(Box::new(AmqpInbox::new(session, intake, confirms, dead, address)))
+        Ok(Box::new(AmqpInbox::new(session, intake, confirms, dead, self.blocked.clone(), address)))
     }
 }

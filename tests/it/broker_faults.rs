@@ -12,6 +12,7 @@ use crate::support::broker::Broker;
 use crate::support::chance::Chance;
 use crate::support::client::{Client, get};
 use crate::support::fixtures::{Brokered, Services};
+use crate::support::message::{VISIT, numbered};
 use crate::support::program::{CONSUMING, REFUSED_LOGIN};
 use crate::support::proxy::Proxy;
 use crate::support::small_disk::SmallDisk;
@@ -265,6 +266,34 @@ fn a_broker_that_refuses_connections_for_a_while_is_tried_until_it_takes_them() 
     assert!(system.http.log().matches("WARN").count() <= 12, "{}", system.http.log());
     assert!(system.http.runs());
     system.stop_and_audit()
+}
+
+/// A connection that publishes under an alarm is not read from, so one bad line would have held all others up.
+#[test]
+fn a_memory_alarm_does_not_let_a_bad_line_hold_the_others_up() -> Outcome {
+    let broker = Broker::start()?;
+    let services = Services::new(&broker.url(), "bad-alarm")?;
+    services.storage.start()?.stop()?;
+    let body = format!("{VISIT}\nhello\n{VISIT}\n");
+    broker.publish("bad-alarm", body.as_bytes(), numbered(1, 1, 3).with_delivery_mode(2))?;
+    broker.publish("bad-alarm", VISIT.as_bytes(), numbered(1, 4, 1).with_delivery_mode(2))?;
+    broker.nodes[0].control(&["set_vm_memory_high_watermark", "0.000001"])?;
+    let mut storage = services.storage.start()?;
+    services.output.wait_for_lines(3)?;
+    storage.wait_for_log("a dead letter is not taken: no confirm within 10 s")?;
+    wait_until("the whole message in the dead letters", || {
+        broker.waiting("bad-alarm").is_ok_and(|left| left == 0)
+            && broker.waiting("bad-alarm.dead").is_ok_and(|letters| letters > 0)
+    })?;
+    broker.nodes[0].control(&["set_vm_memory_high_watermark", "0.4"])?;
+    let (status, said, stderr) = services.storage.clone().argument("replay").run()?;
+    assert!(status == 0 && said.contains("dead letters published"), "{said} {stderr}");
+    storage.admin()?.wait_for_metric("pixel_visits_duplicate_total", |dropped| dropped >= 2.0)?;
+    storage.stop()?;
+    let report = services.output.audit_finds_nothing()?;
+    assert_eq!(report["producers"][0]["dead"], serde_json::json!([[2, 2]]), "{report}");
+    assert_eq!(services.output.lines().len(), 3);
+    Ok(())
 }
 
 /// By default RabbitMQ waits 30 minutes for an acknowledgement; here, 15 seconds.
