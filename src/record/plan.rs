@@ -4,13 +4,14 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::files::FileRecord;
 use super::ports::{Appended, DeadLetter, Delivered, Lines};
 use super::state::{Entry, FileChange, Written};
 use crate::visit::Visit;
 use crate::visit::lines::{LineFormat, Numbered};
-use crate::visit::wire::{Origin, Piece, Pieces, Unreadable, pieces};
+use crate::visit::wire::{Origin, Unreadable, take_apart};
 
 /// A longer `message_id` would corrupt the frame: AMQP's short strings have up to 255 bytes.
 const MESSAGE_ID_MAX_BYTES: usize = 255;
@@ -118,24 +119,30 @@ impl<'a> Planner<'a, '_> {
     /// Plans one message; nothing of it where it cannot be read at all.
     fn add_message(&mut self, place: usize, message: &'a Delivered) -> Result<(), Unreadable> {
         let origin = message.origin.as_ref().map_err(Clone::clone)?;
-        let pieces = pieces(origin, &message.body)?;
+        let body = &message.body;
         match origin {
             Origin::Spool { producer, first, count } => {
-                self.add_numbered(place, pieces, *producer, *first, *count);
-                Ok(())
+                self.add_numbered(place, origin, body, *producer, *first..first + count)
             }
-            Origin::Foreign { message_id } => self.add_foreign(place, pieces, message_id.as_ref()),
+            Origin::Foreign { message_id } => self.add_foreign(place, origin, body, message_id.as_ref()),
         }
     }
 
-    fn add_numbered(&mut self, place: usize, pieces: Pieces<'a>, producer: Uuid, first: u64, count: u64) {
-        let new = self.plan.entry.missing(self.written, producer, first..=first + (count - 1));
-        // The first of those that could be read and are not noted yet.
-        let mut readable_from = first;
-        for (piece, sequence) in pieces.zip(first..) {
-            match piece.visit {
+    fn add_numbered(
+        &mut self,
+        place: usize,
+        origin: &Origin,
+        body: &'a [u8],
+        producer: Uuid,
+        numbers: Range<u64>,
+    ) -> Result<(), Unreadable> {
+        let new = self.plan.entry.missing(self.written, producer, numbers.start..=numbers.end - 1);
+        // The first of those that could be read and are not noted yet, and the next.
+        let (mut readable_from, mut sequence) = (numbers.start, numbers.start);
+        take_apart(origin, body, &mut |bytes, visit| {
+            match visit {
                 Ok(visit) if new.iter().any(|range| range.contains(&sequence)) => {
-                    self.add(&visit, Some((producer, sequence)));
+                    self.add(visit, Some((producer, sequence)));
                 }
                 Ok(_) => {}
                 Err(reason) => {
@@ -143,12 +150,13 @@ impl<'a> Planner<'a, '_> {
                     readable_from = sequence + 1;
                     self.plan.entry.note_dead(self.written, producer, sequence);
                     let origin = Some(Origin::Spool { producer, first: sequence, count: 1 });
-                    let bytes = piece.bytes;
                     self.plan.dead.push(DeadLetter { place, is_whole: false, origin, bytes, reason });
                 }
             }
-        }
-        self.note(producer, readable_from, first + count);
+            sequence += 1;
+        })?;
+        self.note(producer, readable_from, numbers.end);
+        Ok(())
     }
 
     /// Notes the numbers from `from` to before `end`.
@@ -161,20 +169,23 @@ impl<'a> Planner<'a, '_> {
     fn add_foreign(
         &mut self,
         place: usize,
-        pieces: Pieces<'a>,
+        origin: &Origin,
+        body: &'a [u8],
         message_id: Option<&String>,
     ) -> Result<(), Unreadable> {
         let (visits_before, dead_before) = (self.plan.times.len(), self.plan.dead.len());
-        for (n, Piece { bytes, visit }) in (1..).zip(pieces) {
+        let mut n = 0;
+        take_apart(origin, body, &mut |bytes, visit| {
+            n += 1;
             match visit {
-                Ok(visit) => self.add(&visit, None),
+                Ok(visit) => self.add(visit, None),
                 Err(reason) => {
                     let message_id = message_id.map(|id| id_of_part(id, n));
                     let origin = Some(Origin::Foreign { message_id });
                     self.plan.dead.push(DeadLetter { place, is_whole: false, origin, bytes, reason });
                 }
             }
-        }
+        })?;
         let visits = (self.plan.times.len() - visits_before) as u64;
         if visits == 0 {
             let reason = self.plan.dead.drain(dead_before..).next().map(|letter| letter.reason);

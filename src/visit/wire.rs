@@ -1,9 +1,8 @@
 //! The `RecordVisitCommand` as it travels: from the spool through the broker to the recorder.
 
 use std::fmt;
-use std::io::BufRead;
 
-use serde::Deserialize;
+use memchr::{memchr, memchr_iter};
 use serde::de::IgnoredAny;
 use serde_json::Deserializer;
 use uuid::Uuid;
@@ -98,91 +97,88 @@ pub fn encode(visit: &Visit<'_>, lines: &mut Vec<u8>) {
     lines.push(b'\n');
 }
 
-/// A part of a body that is to be one visit.
-#[derive(Debug)]
-pub struct Piece<'a> {
-    /// Its bytes, without the white space around them.
-    pub bytes: &'a [u8],
-    /// What they say, or why nobody can tell.
-    pub visit: Result<Visit<'a>, Unreadable>,
-}
+/// What a piece of a body is: its bytes, and what they say or why nobody can tell.
+pub type Piece<'p, 'a> = &'p mut dyn FnMut(&'a [u8], Result<&Visit<'a>, Unreadable>);
 
-/// Takes a body apart, in order: what of it cannot be read is one piece among those that can.
+/// Takes a body apart and hands each piece on, in order: what of it cannot be read is one piece among those that
+/// can. By reference, as moving every visit costs a twentieth of what reading it does.
 ///
 /// A spool's body has a line for each number. Another client's has JSON values one after the other, a line
 /// each or spread over several; what is no JSON ends with its line.
 ///
 /// # Errors
 /// [`Unreadable`] where there is nothing, or where a spool's lines are not as many as it promised: then nobody
-/// can tell which number belongs to which line.
-pub fn pieces<'a>(origin: &Origin, body: &'a [u8]) -> Result<Pieces<'a>, Unreadable> {
-    let pieces = Pieces { rest: body, are_lines: false };
+/// can tell which number belongs to which line, and there are no pieces.
+pub fn take_apart<'a>(origin: &Origin, body: &'a [u8], piece: Piece<'_, 'a>) -> Result<(), Unreadable> {
     if body.trim_ascii().is_empty() {
         return Err(Unreadable("it holds no visit".into()));
     }
-    let Origin::Spool { count, .. } = origin else { return Ok(pieces) };
-    let lines = line_ends(body) + u64::from(!body.ends_with(b"\n"));
+    let Origin::Spool { count, .. } = origin else {
+        take_values(body, piece);
+        return Ok(());
+    };
+    let lines = memchr_iter(b'\n', body).count() as u64 + u64::from(!body.ends_with(b"\n"));
+    if lines == *count {
+        take_lines(body, piece);
+        return Ok(());
+    }
     // Others number their visits, too, and may write one over several lines.
-    let values = || pieces.clone().try_fold(0, |values, piece| piece.visit.is_ok().then_some(values + 1));
-    if lines != *count && values() != Some(*count) {
+    let (mut visits, mut are_visits) = (0, true);
+    take_values(body, &mut |_, visit| {
+        visits += 1;
+        are_visits &= visit.is_ok();
+    });
+    if visits != *count || !are_visits {
         return Err(Unreadable(format!("{COUNT_HEADER} says {count}, the body has {lines} lines")));
     }
-    Ok(Pieces { are_lines: lines == *count, ..pieces })
+    take_values(body, piece);
+    Ok(())
 }
 
-/// The pieces of a body, in order. See [`pieces`].
-#[derive(Debug, Clone)]
-pub struct Pieces<'a> {
-    rest: &'a [u8],
-    are_lines: bool,
-}
-
-impl<'a> Iterator for Pieces<'a> {
-    type Item = Piece<'a>;
-
-    fn next(&mut self) -> Option<Piece<'a>> {
-        if !self.are_lines {
-            self.rest = self.rest.trim_ascii_start();
-            if let Some((visit, bytes)) = first_value(self.rest) {
-                return Some(Piece { bytes: self.take(bytes), visit: Ok(visit) });
+fn take_lines<'a>(mut body: &'a [u8], piece: Piece<'_, 'a>) {
+    while !body.is_empty() {
+        let (line, rest) = body.split_at(line_bytes(body));
+        read_first(line, &mut |bytes, visit| match visit {
+            Ok(_) if !line[bytes..].trim_ascii().is_empty() => {
+                piece(line.trim_ascii(), Err(Unreadable("more follows on its line".into())));
             }
-        }
-        if self.rest.is_empty() {
-            return None;
-        }
-        let other = if self.are_lines { None } else { first_value::<IgnoredAny>(self.rest) };
-        let piece = self.take(other.map_or_else(|| line_bytes(self.rest), |(_, bytes)| bytes));
-        let visit = serde_json::from_slice(piece).map_err(|error| Unreadable::new(error.to_string()));
-        Some(Piece { bytes: piece.trim_ascii(), visit })
+            visit => piece(line.trim_ascii(), visit),
+        });
+        body = rest;
     }
 }
 
-impl<'a> Pieces<'a> {
-    fn take(&mut self, bytes: usize) -> &'a [u8] {
-        let (piece, rest) = self.rest.split_at(bytes);
-        self.rest = rest;
-        piece
+fn take_values<'a>(body: &'a [u8], piece: Piece<'_, 'a>) {
+    let mut body = body.trim_ascii_start();
+    while !body.is_empty() {
+        let mut end = 0;
+        read_first(body, &mut |bytes, visit| {
+            end = if visit.is_ok() { bytes } else { value_bytes(body).unwrap_or_else(|| line_bytes(body)) };
+            piece(body[..end].trim_ascii(), visit);
+        });
+        body = body[end..].trim_ascii_start();
     }
 }
 
-/// The JSON value that `text` begins with, where it is a `T`, and how long it is in bytes.
-fn first_value<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<(T, usize)> {
+/// Reads the visit that `text` begins with, and says where it ends, in bytes.
+fn read_first<'a>(text: &'a [u8], read: &mut dyn FnMut(usize, Result<&Visit<'a>, Unreadable>)) {
     let mut values = Deserializer::from_slice(text).into_iter();
-    let value = values.next()?.ok()?;
-    Some((value, values.byte_offset()))
+    match &values.next() {
+        Some(Ok(visit)) => read(values.byte_offset(), Ok(visit)),
+        Some(Err(error)) => read(0, Err(Unreadable::new(error.to_string()))),
+        None => read(0, Err(Unreadable("it is empty".into()))),
+    }
 }
 
-/// How many lines of `text` end. Counted in bytes, as many at a time as a byte can count, this costs a tenth of
-/// what it costs otherwise.
-fn line_ends(text: &[u8]) -> u64 {
-    let ends = |part: &[u8]| part.iter().map(|byte| u8::from(*byte == b'\n')).sum::<u8>();
-    text.chunks(u8::MAX.into()).map(|part| u64::from(ends(part))).sum()
+/// How long the JSON value is that `text` begins with; `None` where it begins with none.
+fn value_bytes(text: &[u8]) -> Option<usize> {
+    let mut values = Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    values.next()?.ok().map(|_| values.byte_offset())
 }
 
 /// How long the first line of `text` is, its end included.
-fn line_bytes(mut text: &[u8]) -> usize {
-    let bytes = text.len();
-    text.skip_until(b'\n').unwrap_or(bytes)
+fn line_bytes(text: &[u8]) -> usize {
+    memchr(b'\n', text).map_or(text.len(), |end| end + 1)
 }
 
 #[cfg(test)]
@@ -201,26 +197,31 @@ mod tests {
         Origin::Foreign { message_id: None }
     }
 
-    /// Every visit of a body that is read whole.
-    fn visits<'a>(origin: &Origin, body: &'a [u8]) -> Result<Vec<Visit<'a>>, Unreadable> {
-        pieces(origin, body)?.map(|piece| piece.visit).collect()
+    /// The first visit of a body, written again.
+    fn first(body: &str) -> String {
+        let mut lines = Vec::new();
+        let taken = take_apart(&foreign(), body.as_bytes(), &mut |_, visit| {
+            encode(visit.expect("it can be read"), &mut lines);
+        });
+        taken.expect("it holds a visit");
+        String::from_utf8(lines).expect("JSON is UTF-8")
     }
 
     #[test]
     fn the_contract_s_example_is_read_and_written_unchanged() {
-        let visits = visits(&foreign(), EXAMPLE.as_bytes()).expect("the example is readable");
-        let mut lines = Vec::new();
-        encode(&visits[0], &mut lines);
-        assert_eq!(String::from_utf8(lines).expect("JSON is UTF-8"), EXAMPLE);
+        assert_eq!(first(EXAMPLE), EXAMPLE);
     }
 
     /// What is read of a body: `v` for a visit, else the bytes of what is none.
     fn read(origin: &Origin, body: &[u8]) -> Option<Vec<String>> {
-        let shown = |piece: Piece<'_>| match piece.visit {
-            Ok(_) => "v".to_string(),
-            Err(_) => String::from_utf8_lossy(piece.bytes).into_owned(),
-        };
-        pieces(origin, body).ok().map(|pieces| pieces.map(shown).collect())
+        let mut read = Vec::new();
+        let taken = take_apart(origin, body, &mut |bytes, visit| {
+            read.push(match visit {
+                Ok(_) => "v".to_string(),
+                Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+            });
+        });
+        taken.ok().map(|()| read)
     }
 
     /// One bad line took every visit of its message to the dead letters.
@@ -277,8 +278,7 @@ mod tests {
     #[test]
     fn an_empty_value_is_absent_and_a_mapped_address_is_ipv4() {
         let body = r#"{"received_at":"2022-12-19T14:16:49Z","ip":"::ffff:1.2.3.4","referrer":""}"#;
-        let visits = visits(&foreign(), body.as_bytes()).expect("readable");
-        assert_eq!(visits[0].referrer, None);
-        assert_eq!(visits[0].ip.to_string(), "1.2.3.4");
+        let written = first(body);
+        assert!(written.contains(r#""ip":"1.2.3.4""#) && written.contains(r#""referrer":null"#), "{written}");
     }
 }
