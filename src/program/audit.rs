@@ -1,6 +1,5 @@
 //! `pixel audit`: proves from the bytes what was written.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use uuid::Uuid;
 
 use super::options::{Given, OutputSettings};
 use super::process::Failure;
-use super::progress::Progress;
+use super::progress::bar;
 use crate::disk::sibling;
 use crate::output::{FileAudit, LedgerContent, Verdict, read_ledger, verify};
 use crate::record::{Audit, FileRecord, InSpool, Mark, Sequences, Written};
@@ -154,14 +153,19 @@ fn add(all: &mut BTreeMap<Uuid, Sequences>, new: impl Iterator<Item = (Uuid, Seq
     }
 }
 
-/// Reads every file, and shows how far that is.
+/// Reads every file, with a progress bar on a terminal.
 fn read_files(output: &Path, others: &[PathBuf], ledger: &LedgerContent) -> Result<Vec<FileAudit>, Failure> {
     let records = ledger.closed.iter().chain(ledger.written.files().values());
     let records: Vec<_> = records.filter(|record| record.bytes() > 0).collect();
-    let progress = RefCell::new(Progress::new("bytes", 0));
+    let bar = bar("bytes", 0);
     let may_repeat = |record: &FileRecord, at: u64| !may_be_on_its_way(&ledger.written, record.id, at);
-    let show = |done, total| progress.borrow_mut().set(done, total);
-    verify(output, others, &records, &may_repeat, &show).map_err(|error| {
+    let show = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let files = verify(output, others, &records, &may_repeat, &show);
+    bar.finish_and_clear();
+    files.map_err(|error| {
         Failure::Settings(format!("failed to read what is beside `{}`: {error}", output.display()))
     })
 }
