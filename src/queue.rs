@@ -10,7 +10,8 @@ use crate::visit::wire::Message;
 /// Keeps visits until they are written.
 pub trait VisitStore: Send + Sync {
     /// Appends `count` visits, one a line of `lines`. `Ok` means that they are on disk and will
-    /// survive a power cut, all of them; an error means that none of them will ever be written.
+    /// survive a power cut, all of them; an error means that none of them is promised, and, unless the
+    /// disk failed a second time while they were taken back, that none will be written.
     ///
     /// # Errors
     /// [`StoreError::Full`] until older visits are written; [`StoreError::Disk`] while the disk

@@ -222,7 +222,7 @@ mod tests {
         let (spools, none) = (BTreeMap::new(), BTreeMap::new());
         let mut written = written(&[1..=5, 9..=9], false);
         let mut entry = Entry::default();
-        entry.note_dead(&written, Uuid::nil(), 7);
+        entry.note_dead(&written, Uuid::nil(), 7..=7);
         written.apply(&entry);
         let audit = Audit::of(&written, &spools, &none);
         assert_eq!(audit.missing, 2);

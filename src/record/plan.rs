@@ -56,6 +56,9 @@ impl<'a> Plan<'a> {
         for (place, message) in batch.iter().enumerate() {
             if let Err(reason) = planner.add_message(place, message) {
                 let origin = message.origin.clone().ok();
+                if let Some(Origin::Spool { producer, first, count }) = origin {
+                    planner.plan.entry.note_dead(written, producer, first..=first + count - 1);
+                }
                 let whole = DeadLetter { place, is_whole: true, origin, bytes: &message.body, reason };
                 planner.plan.dead.push(whole);
             }
@@ -148,7 +151,7 @@ impl<'a> Planner<'a, '_> {
                 Err(reason) => {
                     self.note(producer, readable_from, sequence);
                     readable_from = sequence + 1;
-                    self.plan.entry.note_dead(self.written, producer, sequence);
+                    self.plan.entry.note_dead(self.written, producer, sequence..=sequence);
                     let origin = Some(Origin::Spool { producer, first: sequence, count: 1 });
                     self.plan.dead.push(DeadLetter { place, is_whole: false, origin, bytes, reason });
                 }

@@ -160,12 +160,13 @@ impl Entry {
         }
     }
 
-    /// Notes a visit of a spool that goes to the dead letters. One that is written is not dead.
-    pub fn note_dead(&mut self, written: &Written, producer: Uuid, sequence: u64) {
-        let dead = sequence..=sequence;
-        let is_noted = written.spools.get(&producer).is_some_and(|spooled| spooled.dead.has(sequence));
-        if !is_noted && !self.missing(written, producer, dead.clone()).is_empty() {
-            self.spools.entry(producer).or_default().dead.insert(dead);
+    /// Notes visits of a spool that go to the dead letters. One that is written is not dead.
+    pub fn note_dead(&mut self, written: &Written, producer: Uuid, range: RangeInclusive<u64>) {
+        let noted = written.spools.get(&producer).map(|spooled| &spooled.dead);
+        for part in self.missing(written, producer, range) {
+            for new in noted.map_or_else(|| vec![part.clone()], |noted| noted.missing(part.clone())) {
+                self.spools.entry(producer).or_default().dead.insert(new);
+            }
         }
     }
 
@@ -382,7 +383,7 @@ mod tests {
             ("dead and written in one batch", &[3, 7], &[3], &[7]),
         ] {
             let mut entry = Entry::default();
-            noted_dead.iter().for_each(|n| entry.note_dead(&written, Uuid::nil(), *n));
+            noted_dead.iter().for_each(|n| entry.note_dead(&written, Uuid::nil(), *n..=*n));
             noted_written.iter().for_each(|n| drop(entry.note(&written, Uuid::nil(), *n..=*n)));
             let bytes = serde_json::to_vec(&entry).expect(case);
             written.apply(&serde_json::from_slice(&bytes).expect(case));

@@ -138,8 +138,12 @@ fn a_message_of_which_nothing_can_be_read_ends_whole_in_the_dead_letters_and_the
         assert_eq!(String::from_utf8(dead.delivery.body)?, body, "case {count}");
     }
     storage.wait_for_log("to the dead letters: a message that cannot be read")?;
-    assert_eq!(storage.admin()?.metric("pixel_messages_dead_lettered_total")?, 8.0);
-    storage.stop()
+    storage.admin()?.wait_for_metric("pixel_messages_dead_lettered_total", |count| count == 8.0)?;
+    storage.stop()?;
+    let report = output.audit_finds_nothing()?;
+    let dead = &report["producers"][0]["dead"];
+    assert_eq!(dead, &serde_json::json!([[1, 2]]), "of which the headers could be read: {report}");
+    Ok(())
 }
 
 /// One bad line took the 2,000 visits of its message with it.
