@@ -1,4 +1,4 @@
-//! A real Caddy with the project's Caddyfile, in front of the real programs.
+//! A real Caddy and a real HAProxy with the project's configurations, in front of the real programs.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,15 +8,15 @@ use socket2::{Domain, Socket, Type};
 
 use crate::Outcome;
 use crate::support::client::{Client, get};
-use crate::support::edge::Edge;
+use crate::support::edge::{Edge, Kind};
 use crate::support::fixtures::Embedded;
 use crate::support::load::Load;
 use crate::support::wait::wait_until;
 
 /// `pixel` behind the edge, whose word on the client's address it believes.
-fn behind_the_edge() -> Outcome<(Embedded, Edge)> {
+fn behind(kind: Kind) -> Outcome<(Embedded, Edge)> {
     let system = Embedded::with(|launch| launch.with("trusted-proxies", "127.0.0.1"))?;
-    let edge = Edge::start(system.address)?;
+    let edge = Edge::start(kind, system.address)?;
     Ok((system, edge))
 }
 
@@ -35,7 +35,12 @@ fn ask_from(source: [u8; 4], address: SocketAddr, request: &[u8]) -> Outcome<Vec
 
 #[test]
 fn a_visit_through_the_edge_has_the_client_s_address_and_what_can_be_kept_of_its_headers() -> Outcome {
-    let (mut system, edge) = behind_the_edge()?;
+    Kind::ALL.into_iter().try_for_each(keeps_headers)
+}
+
+fn keeps_headers(kind: Kind) -> Outcome {
+    println!("{kind:?}");
+    let (mut system, edge) = behind(kind)?;
     // Each row: what is sent beside the usual, and what is recorded.
     for (n, (case, target, header, field, value)) in [
         ("plain", "/track", "User-Agent: SomeUserAgent 1.2.3", "user_agent", "SomeUserAgent 1.2.3"),
@@ -62,13 +67,24 @@ fn a_visit_through_the_edge_has_the_client_s_address_and_what_can_be_kept_of_its
 
 #[test]
 fn the_edge_keeps_away_what_pixel_can_only_survive() -> Outcome {
-    let (mut system, edge) = behind_the_edge()?;
+    Kind::ALL.into_iter().try_for_each(keeps_awaye)
+}
+
+fn keeps_awaye(kind: Kind) -> Outcome {
+    println!("{kind:?}");
+    let (mut system, edge) = behind(kind)?;
+    let large_head = format!("GET /track HTTP/1.1\r\nHost: h\r\nX-Large: {}", "x".repeat(40_000));
     for (case, head, status) in [
         ("a hundred terabytes", "POST /track HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000000000", "413"),
-        ("2^64-1", "POST /track HTTP/1.1\r\nHost: h\r\nContent-Length: 18446744073709551615", "400"),
+        (
+            "2^64-1",
+            "POST /track HTTP/1.1\r\nHost: h\r\nContent-Length: 18446744073709551615",
+            if kind == Kind::Caddy { "400" } else { "413" },
+        ),
         ("two lengths", "POST /track HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6", "400"),
         ("HTTP/2 by name", "GET /track HTTP/2.0\r\nHost: h", "505"),
         ("an unknown expectation", "GET /track HTTP/1.1\r\nHost: h\r\nExpect: tea", "417"),
+        ("a large head", &large_head, "431"),
         ("no host", "GET /track HTTP/1.1\r\nX: y", "400"),
         ("an odd method", "BREW /track HTTP/1.1\r\nHost: h", "405"),
     ] {
@@ -91,7 +107,12 @@ fn the_edge_keeps_away_what_pixel_can_only_survive() -> Outcome {
 
 #[test]
 fn a_visitor_waits_at_the_edge_while_pixel_starts_again() -> Outcome {
-    let (mut system, edge) = behind_the_edge()?;
+    Kind::ALL.into_iter().try_for_each(has_a_visitor_waita)
+}
+
+fn has_a_visitor_waita(kind: Kind) -> Outcome {
+    println!("{kind:?}");
+    let (mut system, edge) = behind(kind)?;
     let address = edge.address;
     let load = Load::start(address, 4);
     for _ in 0..2 {

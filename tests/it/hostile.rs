@@ -9,7 +9,7 @@ use crate::Outcome;
 use crate::support::broker::Broker;
 use crate::support::chance::Chance;
 use crate::support::client::get;
-use crate::support::edge::Edge;
+use crate::support::edge::{Edge, Kind};
 use crate::support::fixtures::{Embedded, Services};
 use crate::support::program::RESTARTING;
 
@@ -214,10 +214,15 @@ fn after_each_hostile_head_a_visit_is_answered_and_recorded() -> Outcome {
 
 #[test]
 fn through_the_edge_no_hostile_head_costs_pixel_http_anything() -> Outcome {
-    let services = Services::new(&Broker::shared()?.url(), "hostile")?;
+    Kind::ALL.into_iter().try_for_each(attack_through)
+}
+
+fn attack_through(kind: Kind) -> Outcome {
+    println!("{kind:?}");
+    let services = Services::new(&Broker::shared()?.url(), &format!("hostile-{kind:?}"))?;
     let mut http = services.http.with("trusted-proxies", "127.0.0.1").start()?;
     let mut storage = services.storage.start()?;
-    let edge = Edge::start(http.address()?)?;
+    let edge = Edge::start(kind, http.address()?)?;
     let visits = attack(edge.address)?;
     services.output.has_each_once(&visits)?;
     let admin = http.admin()?;

@@ -1,4 +1,4 @@
-//! A real Caddy with the project's Caddyfile.
+//! A real Caddy or HAProxy with the project's configuration.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -9,6 +9,43 @@ use super::Outcome;
 use super::port::free_address;
 use super::wait::wait_until;
 
+/// Which program is the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Caddy,
+    Haproxy,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::Caddy, Kind::Haproxy];
+
+    /// How it is started on `address`, in front of `upstream`, with a folder of its own.
+    fn command(self, address: SocketAddr, upstream: SocketAddr, home: &Path) -> Command {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+        let mut command = match self {
+            Kind::Caddy => Command::new("caddy"),
+            // Debian's package has it outside the PATH of ordinary users.
+            Kind::Haproxy if Path::new("/usr/sbin/haproxy").exists() => Command::new("/usr/sbin/haproxy"),
+            Kind::Haproxy => Command::new("haproxy"),
+        };
+        match self {
+            Kind::Caddy => command
+                .args(["run", "--adapter", "caddyfile", "--config"])
+                .arg(deploy.join("Caddyfile"))
+                .env("PIXEL_SITE", format!(":{}", address.port()))
+                .env("PIXEL_BIND", "127.0.0.1")
+                .envs(["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"].map(|name| (name, home))),
+            Kind::Haproxy => command
+                .args(["-db", "-f"])
+                .arg(deploy.join("haproxy/haproxy.cfg"))
+                .env("PIXEL_EDGE_LISTEN", address.to_string())
+                .env("PIXEL_EDGE_METRICS_LISTEN", free_address().to_string()),
+        };
+        command.env("PIXEL_UPSTREAM", upstream.to_string());
+        command
+    }
+}
+
 /// The edge, on a port of its own.
 pub struct Edge {
     pub address: SocketAddr,
@@ -17,32 +54,25 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Starts Caddy before `upstream`, and waits until it listens.
-    pub fn start(upstream: SocketAddr) -> Outcome<Edge> {
+    /// Starts one before `upstream`, and waits until it listens.
+    pub fn start(kind: Kind, upstream: SocketAddr) -> Outcome<Edge> {
         let address = free_address();
         let home = tempfile::tempdir()?;
-        let log_path = home.path().join("caddy.log");
+        let log_path = home.path().join("edge.log");
         let log = fs::File::create(&log_path)?;
-        let caddyfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/Caddyfile");
-        let process = Command::new("caddy")
-            .args(["run", "--adapter", "caddyfile", "--config"])
-            .arg(caddyfile)
-            .env("PIXEL_SITE", format!(":{}", address.port()))
-            .env("PIXEL_BIND", "127.0.0.1")
-            .env("PIXEL_UPSTREAM", upstream.to_string())
-            .env("HOME", home.path())
-            .env("XDG_DATA_HOME", home.path())
-            .env("XDG_CONFIG_HOME", home.path())
+        let process = kind
+            .command(address, upstream, home.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .map_err(|error| format!("caddy: {error}; tests/require-packages installs it"))?;
-        let edge = Edge { address, process, _home: home };
-        wait_until("Caddy to listen", || TcpStream::connect(address).is_ok()).map_err(|error| {
-            let log = fs::read_to_string(&log_path).unwrap_or_default();
-            format!("{error}\n{log}")
-        })?;
+            .map_err(|error| format!("{kind:?}: {error}; tests/require-packages installs it"))?;
+        let mut edge = Edge { address, process, _home: home };
+        let is_up = || TcpStream::connect(address).is_ok();
+        wait_until("the edge to listen", || is_up() || !matches!(edge.process.try_wait(), Ok(None)))?;
+        if !is_up() {
+            return Err(fs::read_to_string(&log_path)?.into());
+        }
         Ok(edge)
     }
 }
