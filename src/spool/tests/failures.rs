@@ -1,0 +1,366 @@
+//! The spool on a disk that fails, loses what was not synced, and does not give out what it holds.
+
+use super::disks::Disks;
+use super::*;
+
+/// A spool on a disk that can fail.
+struct Failing {
+    folder: tempfile::TempDir,
+    disks: Disks,
+}
+
+impl Failing {
+    fn new() -> Self {
+        Failing { folder: folder_in_memory(), disks: Disks::default() }
+    }
+
+    fn try_to_open(&self) -> Result<Spool, OpenError> {
+        Spool::open_on(self.folder.path().to_path_buf(), CAP, self.disks.mount())
+    }
+
+    fn open(&self) -> Spool {
+        self.try_to_open().expect("the spool opens")
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        segments(self.folder.path())
+    }
+}
+
+/// A folder that costs no time to sync: what a power cut would leave of it, [`Disks`] knows.
+fn folder_in_memory() -> tempfile::TempDir {
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    folder.expect("a folder")
+}
+
+#[test]
+fn an_append_that_failed_never_comes_back() {
+    for healthy_operations in 0..2 {
+        let system = Failing::new();
+        let spool = system.open();
+        spool.append(b"a\n", 1).expect("there is room");
+        let end = spool.state().segments[0].end;
+        system.disks.fail_after(healthy_operations);
+        assert!(matches!(spool.append(b"failed\n", 1), Err(StoreError::Disk { .. })));
+        assert_eq!(unconfirmed(&spool), numbered([(1, "a")]));
+        assert!(matches!(spool.append(b"failed\n", 1), Err(StoreError::Disk { .. })), "it cannot be sealed");
+        system.disks.heal();
+        spool.append(b"b\n", 1).expect("the disk is healed");
+        assert_eq!(unconfirmed(&spool), numbered([(1, "a"), (2, "b")]));
+        drop(spool);
+        system.disks.cut_power(system.folder.path(), 0);
+        let left = fs::metadata(&system.segments()[0]).expect("it is there").len();
+        assert_eq!(left, end, "nothing of it is left on the old segment");
+        assert_eq!(unconfirmed(&system.open()), numbered([(1, "a"), (2, "b")]));
+    }
+}
+
+/// A sync failed, the process died before it could cut off what it had written, and the next start read that in the
+/// page cache and sent it off. A sync that succeeds does not write such pages: a power cut took the record away, its
+/// number was given to another visit, and the ledger dropped that one as a duplicate.
+#[test]
+fn what_a_start_believes_is_durable_though_a_sync_failed_before() {
+    // The write succeeds, the sync does not; then starts fail, and one does not.
+    for failing_starts in 0..3 {
+        let system = Failing::new();
+        let spool = system.open();
+        spool.append(b"a\n", 1).expect("there is room");
+        system.disks.fail_after(1);
+        spool.append(b"b\n", 1).expect_err("the disk fails");
+        drop(spool);
+        for operations in 0..failing_starts {
+            system.disks.fail_after(operations);
+            assert!(system.try_to_open().is_err(), "{operations}");
+        }
+        system.disks.heal();
+        let believed = unconfirmed(&system.open());
+        assert_eq!(believed, numbered([(1, "a"), (2, "b")]));
+        system.disks.cut_power(system.folder.path(), 0);
+        let spool = system.open();
+        spool.append(b"c\n", 1).expect("there is room");
+        assert_eq!(unconfirmed(&spool), numbered([(1, "a"), (2, "b"), (3, "c")]), "{failing_starts}");
+    }
+}
+
+/// Each start made a segment of its own, and each segment held a descriptor for life.
+#[test]
+fn five_thousand_starts_go_on_with_the_newest_segment() {
+    let folder = folder_in_memory();
+    let line = |n: u64| format!("{n}{}", "x".repeat(150));
+    for n in 1..=5_000 {
+        let spool = open(folder.path());
+        assert_eq!(spool.state().next, n);
+        spool.append((line(n) + "\n").as_bytes(), 1).expect("there is room");
+    }
+    let count = segments(folder.path()).len();
+    assert!(count <= 4, "{count} segments of 256 KiB");
+    assert_eq!(unconfirmed(&open(folder.path())), (1..=5_000).map(|n| (n, line(n))).collect());
+}
+
+#[test]
+fn a_long_backlog_is_read_with_one_segment_open() {
+    let system = Failing::new();
+    let producer = Uuid::new_v4();
+    fs::write(system.folder.path().join("producer"), format!("{producer}\nformat 2\n"))
+        .expect("the disk works");
+    for n in 1..=200u64 {
+        write_segment(system.folder.path(), n, &[(n, "x\n")]);
+    }
+    let spool = system.open();
+    assert_eq!((spool.visits(), spool.bytes()), (200, 200 * record_bytes(PREFIX_BYTES + 2)));
+    spool.append(b"y\n", 1).expect("there is room");
+    while let Some(reading) = spool.read(spool.confirmed(), 30).expect("readable") {
+        spool.forget(reading.end);
+    }
+    assert_eq!((spool.visits(), system.segments().len()), (0, 1));
+    // The one in use, the one before it, and the one that is read.
+    assert!(system.disks.most_open() <= 3, "{}", system.disks.most_open());
+}
+
+/// Writes a segment as another process has left it.
+fn write_segment(folder: &Path, first: u64, records: &[(u64, &str)]) {
+    let disk = crate::disk::fake::FakeFile::default();
+    let mut journal = Journal::create(Arc::new(disk.clone()));
+    for (first, lines) in records {
+        let count = lines.lines().count() as u32;
+        journal
+            .append(&[&first.to_le_bytes(), &count.to_le_bytes(), lines.as_bytes()])
+            .expect("the disk works");
+    }
+    fs::write(segment::path(folder, first), disk.live()).expect("the disk works");
+}
+
+/// Groups of one visit of 3,000 bytes, the first byte of which says which it is: record n starts on page (n * 3020) / 4096.
+fn append_pages(spool: &Spool, numbers: std::ops::RangeInclusive<u64>) {
+    for n in numbers {
+        spool.append(page_line(n).as_bytes(), 1).expect("there is room");
+    }
+}
+
+fn page_line(n: u64) -> String {
+    format!("{n:04}{}\n", "x".repeat(2_995))
+}
+
+fn page_lines(numbers: impl IntoIterator<Item = u64>) -> BTreeMap<u64, String> {
+    numbers.into_iter().map(|n| (n, page_line(n).trim_end().to_string())).collect()
+}
+
+/// What can be read before the first place that cannot, and whether there is one.
+fn readable(spool: &Spool) -> (BTreeMap<u64, String>, bool) {
+    let mut visits = BTreeMap::new();
+    let mut position = spool.confirmed();
+    loop {
+        match spool.read(position, 10_000) {
+            Ok(Some(reading)) => {
+                let lines = String::from_utf8(reading.message.body).expect("text");
+                visits.extend((reading.message.first..).zip(lines.lines().map(str::to_string)));
+                position = reading.end;
+            }
+            Ok(None) => return (visits, false),
+            Err(_) => return (visits, true),
+        }
+    }
+}
+
+/// A start failed where the newest segment could not be read, and a reader gave up what it had read before the place.
+#[test]
+fn whichever_page_cannot_be_read_visits_are_taken_and_nothing_is_skipped_or_numbered_twice() {
+    for (confirmed, pages) in [(0, 30), (7, 30), (19, 30)] {
+        for page in 0..pages {
+            let system = Failing::new();
+            let spool = system.open();
+            append_pages(&spool, 1..=20);
+            for _ in 0..confirmed {
+                spool.forget(spool.read(spool.confirmed(), 1).expect("readable").expect("a group").end);
+            }
+            drop(spool);
+            let case = format!("{confirmed} confirmed, page {page}");
+            let newest = system.segments().remove(0);
+            system.disks.hide(&newest, page * 4096);
+            let mut new = BTreeMap::new();
+            for restart in 0..3 {
+                let spool = system.open();
+                let next = spool.state().next;
+                assert!(next > 20, "{case}: {next} is given away again");
+                spool.append(format!("new {restart}\n").as_bytes(), 1).expect(&case);
+                assert_eq!(new.insert(next, format!("new {restart}")), None, "{case}");
+                let (read, is_stuck) = readable(&spool);
+                let behind = read.range(21..).count();
+                assert_eq!(behind, if is_stuck { 0 } else { new.len() }, "{case}: skipped");
+                let contiguous = (confirmed + 1..).take_while(|n| read.contains_key(n)).count() as u64;
+                assert!(is_stuck || confirmed + contiguous >= 20, "{case}: {contiguous}");
+            }
+            system.disks.heal();
+            for _ in 0..2 {
+                let spool = system.open();
+                let mut expected = page_lines(confirmed + 1..=20);
+                expected.extend(new.clone());
+                let read = unconfirmed(&spool);
+                let read: BTreeMap<_, _> = read.into_iter().filter(|(n, _)| *n > confirmed).collect();
+                assert_eq!(read, expected, "{case}, healed");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_old_segment_that_cannot_be_read_holds_nobody_up_but_its_reader() {
+    let system = Failing::new();
+    let spool = system.open();
+    append_pages(&spool, 1..=200);
+    assert!(system.segments().len() > 2);
+    let second = system.segments().remove(1);
+    system.disks.hide(&second, 3 * 4096);
+    let (read, is_stuck) = readable(&spool);
+    let first = spool.state().segments[1].first;
+    // Records 4 and 5 of the segment have bytes on that page.
+    assert_eq!((read, is_stuck), (page_lines(1..first + 4), true));
+    let error = spool.read(Position { sequence: first, segment: first, offset: 0 }, 1 << 20).map(drop);
+    assert!(error.is_ok(), "what stands before is read");
+    drop(spool);
+    let spool = system.open();
+    append_pages(&spool, 201..=210);
+    let (read, is_stuck) = readable(&spool);
+    assert_eq!((read, is_stuck), (page_lines(1..first + 4), true));
+    let stuck =
+        Position { sequence: first + 4, segment: first, offset: 4 * record_bytes(PREFIX_BYTES + 3_000) };
+    let error = spool.read(stuck, 1).expect_err("it cannot be read").to_string();
+    assert!(error.contains(&second.display().to_string()), "{error}");
+    system.disks.heal();
+    assert_eq!(unconfirmed(&spool), page_lines(1..=210));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append {
+        visits: u32,
+        bytes: usize,
+    },
+    Confirm {
+        groups: usize,
+        max_bytes: usize,
+    },
+    /// After so many more operations, all fail.
+    Fail {
+        after: u64,
+    },
+    Heal,
+    /// The process is killed, while the disk fails after so many operations of an append and of the next start.
+    Kill {
+        failing: Option<(u64, u64)>,
+        torn: usize,
+    },
+    /// The power goes; a note of what is confirmed may be lost.
+    CutPower {
+        keep: usize,
+        note: bool,
+    },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1u32..5, 1usize..30_000).prop_map(|(visits, bytes)| Step::Append { visits, bytes }),
+        5 => (0usize..6, 1usize..60_000).prop_map(|(groups, max_bytes)| Step::Confirm { groups, max_bytes }),
+        2 => (0u64..8).prop_map(|after| Step::Fail { after }),
+        2 => Just(Step::Heal),
+        4 => (proptest::option::of((0u64..4, 0u64..4)), 0usize..40)
+            .prop_map(|(failing, torn)| Step::Kill { failing, torn }),
+        4 => (prop_oneof![Just(0), 0usize..300_000], any::<bool>())
+            .prop_map(|(keep, note)| Step::CutPower { keep, note }),
+    ]
+}
+
+/// What the spool has said, and what is true of it.
+#[derive(Default)]
+struct Model {
+    /// Answered with 200.
+    promised: BTreeMap<u64, String>,
+    /// Sent off, so the number is the visit's for ever.
+    sent: BTreeMap<u64, String>,
+    /// Every visit before is safe elsewhere.
+    confirmed: u64,
+}
+
+impl Model {
+    /// Everything that is promised and not confirmed is there, and no number is another visit's than before.
+    fn check(&mut self, spool: &Spool) -> Result<(), TestCaseError> {
+        let read = unconfirmed(spool);
+        let missing: Vec<_> =
+            self.promised.range(self.confirmed..).filter(|(number, _)| !read.contains_key(number)).collect();
+        prop_assert!(missing.is_empty(), "{} are missing", missing.len());
+        // The audit, which does not hold the spool, sees the same, and at most what is confirmed besides.
+        let waits = waiting(spool.folder()).expect("readable").remove(0).sequences;
+        let waits: Vec<u64> = waits.into_iter().flatten().collect();
+        prop_assert!(waits.ends_with(&read.keys().copied().collect::<Vec<_>>()), "{:?} wait", waits);
+        for (number, line) in read {
+            for before in [self.promised.get(&number), self.sent.get(&number)].into_iter().flatten() {
+                prop_assert_eq!(before, &line, "{} is another visit", number);
+            }
+            self.sent.insert(number, line);
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn it_agrees_with_a_plain_queue(steps in proptest::collection::vec(any_step(), 1..60)) {
+        let system = Failing::new();
+        let mut spool = system.open();
+        let mut model = Model { confirmed: 1, ..Model::default() };
+        for (attempts, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Append { visits, bytes } => {
+                    let first = spool.state().next;
+                    let line = |n| format!("{n} {attempts}{}", "x".repeat(bytes / 4));
+                    let lines: Vec<String> = (first..).take(visits as usize).map(line).collect();
+                    if spool.append((lines.join("\n") + "\n").as_bytes(), visits).is_ok() {
+                        model.promised.extend((first..).zip(lines));
+                    }
+                }
+                Step::Confirm { groups, max_bytes } => {
+                    for _ in 0..groups {
+                        if let Some(reading) = spool.read(spool.confirmed(), max_bytes).expect("readable") {
+                            model.confirmed = model.confirmed.max(reading.end.sequence);
+                            spool.forget(reading.end);
+                        }
+                    }
+                }
+                Step::Fail { after } => system.disks.fail_after(after),
+                Step::Heal => system.disks.heal(),
+                Step::Kill { failing, torn } => {
+                    if let Some((operations, _)) = failing {
+                        system.disks.fail_after(operations);
+                        let (first, line) = (spool.state().next, format!("the last of {attempts}"));
+                        if spool.append((line.clone() + "\n").as_bytes(), 1).is_ok() {
+                            model.promised.insert(first, line);
+                        }
+                    }
+                    drop(spool);
+                    if let Some((_, operations)) = failing {
+                        system.disks.fail_after(operations);
+                        let _ = system.try_to_open();
+                    }
+                    system.disks.heal();
+                    if let Some(newest) = system.segments().pop() {
+                        let file = fs::OpenOptions::new().append(true).open(newest).expect("it is there");
+                        (&file).write_all(&vec![7; torn]).expect("the disk works");
+                    }
+                    spool = system.open();
+                }
+                Step::CutPower { keep, note } => {
+                    drop(spool);
+                    system.disks.heal();
+                    system.disks.cut_power(system.folder.path(), keep);
+                    if !note {
+                        // Then older visits come again.
+                        let _ = fs::remove_file(system.folder.path().join("confirmed"));
+                    }
+                    spool = system.open();
+                }
+            }
+            model.check(&spool)?;
+        }
+    }
+}
