@@ -9,10 +9,10 @@ mod damage;
 mod open;
 mod reader;
 mod segment;
+mod state;
 mod waiting;
 
 use std::cmp::Ordering::{Equal, Greater, Less};
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ use self::segment::{
     Active, AsDisk, PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, preallocate,
     recycle, remove_spare,
 };
+use self::state::State;
 pub use self::waiting::{Waiting, waiting};
 use crate::disk::DiskFile;
 use crate::disk::journal::{Journal, record_bytes};
@@ -56,13 +57,6 @@ pub struct Spool {
 struct Writer {
     // `None` until there is a segment in use, and after one that could not be made.
     active: Option<Active>,
-}
-
-/// Locked for moments only.
-struct State {
-    segments: VecDeque<Segment>,
-    next: u64,
-    confirmed: Position,
 }
 
 impl Spool {
@@ -155,8 +149,7 @@ impl Spool {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic cannot leave it half changed: each change is a few plain assignments.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        State::lock(&self.state)
     }
 
     /// Lets go of the segments whose visits are all confirmed.
@@ -247,7 +240,7 @@ impl Backlog for Spool {
         let mut message =
             Message { producer: self.producer, first: from.sequence, count: 0, body: Vec::new() };
         let mut record = Vec::new();
-        let mut reader = Reader::new(self);
+        let mut reader = Reader::new(&self.state, &self.as_disk, self.producer);
         while message.body.len() < max_bytes {
             let Some(place) = self.state().at(position) else { break };
             position = place.position;
@@ -324,13 +317,6 @@ impl Backlog for Spool {
 
     fn bell(&self) -> &Receiver<()> {
         &self.bell_rings
-    }
-}
-
-impl State {
-    fn bytes(&self) -> u64 {
-        let total: u64 = self.segments.iter().map(|segment| segment.end).sum();
-        total.saturating_sub(self.confirmed.offset)
     }
 }
 

@@ -1,53 +1,31 @@
 //! Reading a spool's records: of all its segments one at a time is open.
 
+use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use super::segment::split;
-use super::{Spool, State, damage};
+use uuid::Uuid;
+
+use super::damage;
+use super::segment::{AsDisk, split};
+use super::state::{Place, State};
 use crate::disk::DiskFile;
 use crate::disk::journal::read_record;
 use crate::queue::Position;
 
-/// A position with the segment that it is in.
-pub(super) struct Place {
-    /// The position.
-    pub position: Position,
-    /// Where that segment's records end, in bytes.
-    pub end: u64,
-    path: Arc<Path>,
-    // Of the segment in use.
-    file: Option<Arc<dyn DiskFile>>,
-}
-
-impl State {
-    /// What is to be read at `position`. One that is at its segment's end is at the beginning of the next segment,
-    /// too, and one whose segment is gone is at the beginning of the oldest.
-    pub(super) fn at(&self, mut position: Position) -> Option<Place> {
-        let found = self.segments.binary_search_by_key(&position.segment, |segment| segment.first);
-        let mut here = found.unwrap_or(0);
-        let is_over = found.is_ok() && position.offset >= self.segments[here].end;
-        here += usize::from(is_over && here + 1 < self.segments.len());
-        let segment = self.segments.get(here)?;
-        if found != Ok(here) {
-            position = Position { sequence: segment.first, segment: segment.first, offset: 0 };
-        }
-        Some(Place { position, end: segment.end, path: segment.path.clone(), file: segment.file.clone() })
-    }
-}
-
 /// Reads a spool's records.
 pub(super) struct Reader<'a> {
-    spool: &'a Spool,
+    state: &'a Mutex<State>,
+    as_disk: &'a AsDisk,
+    producer: Uuid,
     // The segment that was read last, by its first sequence.
     open: Option<(u64, Arc<dyn DiskFile>)>,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader of `spool`.
-    pub(super) fn new(spool: &'a Spool) -> Self {
-        Reader { spool, open: None }
+    /// A reader of the spool of `producer` that holds `state`.
+    pub(super) fn new(state: &'a Mutex<State>, as_disk: &'a AsDisk, producer: Uuid) -> Self {
+        Reader { state, as_disk, producer, open: None }
     }
 
     /// Reads the record at `place`; returns where it ends and how many visits it has, or `None` where no whole record
@@ -72,7 +50,7 @@ impl<'a> Reader<'a> {
         let position = place.position;
         let found = self.file(place).and_then(|file| damage::next_whole(&*file, position, place.end));
         let found = found.map_err(unreadable(place))?;
-        let mut state = self.spool.state();
+        let mut state = State::lock(self.state);
         let Ok(at) = state.segments.binary_search_by_key(&position.segment, |segment| segment.first) else {
             return Ok(position);
         };
@@ -90,7 +68,7 @@ impl<'a> Reader<'a> {
         drop(state);
         // Otherwise it is the room that was left of a segment that nobody sealed.
         if after > position.sequence {
-            let kept = damage::keep(&place.path, self.spool.producer);
+            let kept = damage::keep(&place.path, self.producer);
             log::error!(
                 "`{}` is damaged at byte {}: visits {} to {} cannot be read; the file is kept as `{}`",
                 place.path.display(),
@@ -110,7 +88,7 @@ impl<'a> Reader<'a> {
         match &self.open {
             Some((first, file)) if *first == place.position.segment => Ok(file.clone()),
             _ => {
-                let file = (self.spool.as_disk)(std::fs::File::open(&place.path)?);
+                let file = (self.as_disk)(File::open(&place.path)?);
                 self.open = Some((place.position.segment, file.clone()));
                 Ok(file)
             }

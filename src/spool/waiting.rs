@@ -23,8 +23,9 @@ pub struct Waiting {
 /// The visits that stand in the spool in `folder`, or in its numbered slots, and are not noted as confirmed. Takes no
 /// lock and changes nothing.
 ///
-/// Of a spool in use it may name visits that were confirmed meanwhile, and misses none that waited before and wait
-/// after: who asks what was written has to ask that later.
+/// Of a spool in use it may name visits that were confirmed meanwhile, and such as were refused because the disk
+/// failed, and then failed to take them back. It misses none that waited before and wait after: who asks what was
+/// written has to ask that later.
 ///
 /// # Errors
 /// What the system said; `NotFound` where there is no spool, `InvalidData` where it is a newer Pixel's.
