@@ -14,7 +14,8 @@ use crate::disk::journal::Journal;
 use crate::disk::{open_private, read_whole, sync_folder};
 use crate::queue::Position;
 
-const FIRST_SEQUENCE: u64 = 1;
+/// The number of a producer's first visit.
+pub(super) const FIRST_SEQUENCE: u64 = 1;
 /// The format of a spool's folder. Format 1 had no line for it, and a Pixel of then takes a second line for a bad
 /// UUID, so that it refuses what is newer.
 const FORMAT: u32 = 2;

@@ -73,6 +73,25 @@ fn sequences(folder: &Path) -> Vec<std::ops::RangeInclusive<u64>> {
     waiting.sequences.clone()
 }
 
+/// Also where nothing waits, and where the newest segment has no visit yet.
+#[test]
+fn the_next_number_is_known_while_the_spool_is_in_use() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let next = || waiting(folder.path()).expect("readable").remove(0).next;
+    let spool = open(folder.path());
+    assert_eq!(next(), 1);
+    spool.prepare();
+    assert_eq!(next(), 1);
+    for given in [13, 30, 43] {
+        fill(&spool, given - (next() - 1) as usize);
+        assert_eq!(next(), given as u64 + 1);
+        spool.forget(spool.read(spool.confirmed(), CAP as usize).expect("readable").expect("groups").end);
+        assert_eq!(next(), given as u64 + 1);
+        spool.prepare();
+        assert_eq!(next(), given as u64 + 1);
+    }
+}
+
 #[test]
 fn what_waits_is_read_while_the_spool_is_in_use() {
     let folder = of_format_1();
@@ -134,6 +153,7 @@ fn what_waits_in_slots_is_read_of_each() {
         .map(|spool| Waiting {
             producer: spool.producer,
             sequences: if spool.visits() > 0 { vec![1..=1] } else { vec![] },
+            next: 1 + spool.visits(),
         })
         .collect();
     assert_eq!(waiting(folder.path()).expect("readable"), expected);
