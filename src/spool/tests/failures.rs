@@ -7,15 +7,21 @@ use super::*;
 struct Failing {
     folder: tempfile::TempDir,
     disks: Disks,
+    cap: u64,
 }
 
 impl Failing {
     fn new() -> Self {
-        Failing { folder: folder_in_memory(), disks: Disks::default() }
+        Failing { folder: folder_in_memory(), disks: Disks::default(), cap: CAP }
+    }
+
+    /// With the smallest segments.
+    fn small() -> Self {
+        Failing { cap: 4 * SEGMENT_MIN_BYTES, ..Failing::new() }
     }
 
     fn try_to_open(&self) -> Result<Spool, OpenError> {
-        Spool::open_on(self.folder.path().to_path_buf(), CAP, self.disks.mount())
+        Spool::open_on(self.folder.path().to_path_buf(), self.cap, self.disks.mount())
     }
 
     fn open(&self) -> Spool {
@@ -85,16 +91,15 @@ fn what_a_start_believes_is_durable_though_a_sync_failed_before() {
 /// Each start made a segment of its own, and each segment held a descriptor for life.
 #[test]
 fn five_thousand_starts_go_on_with_the_newest_segment() {
-    let folder = folder_in_memory();
-    let line = |n: u64| format!("{n}{}", "x".repeat(150));
+    let system = Failing::small();
     for n in 1..=5_000 {
-        let spool = open(folder.path());
+        let spool = system.open();
         assert_eq!(spool.state().next, n);
-        spool.append((line(n) + "\n").as_bytes(), 1).expect("there is room");
+        spool.append(format!("{n}\n").as_bytes(), 1).expect("there is room");
     }
-    let count = segments(folder.path()).len();
-    assert!(count <= 4, "{count} segments of 256 KiB");
-    assert_eq!(unconfirmed(&open(folder.path())), (1..=5_000).map(|n| (n, line(n))).collect());
+    let count = system.segments().len();
+    assert!(count <= 3, "{count} segments of 64 KiB");
+    assert_eq!(unconfirmed(&system.open()), (1..=5_000).map(|n| (n, n.to_string())).collect());
 }
 
 #[test]
@@ -309,7 +314,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
     #[test]
     fn it_agrees_with_a_plain_queue(steps in proptest::collection::vec(any_step(), 1..60)) {
-        let system = Failing::new();
+        let system = Failing::small();
         let mut spool = system.open();
         let mut model = Model { confirmed: 1, ..Model::default() };
         for (attempts, step) in steps.into_iter().enumerate() {
