@@ -123,7 +123,7 @@ pub(super) fn open(folder: &Path, as_disk: &AsDisk) -> Result<Opened, OpenError>
         active.is_spent |= confirmed > next;
     }
     let next = next.max(confirmed.unwrap_or(FIRST_SEQUENCE));
-    let confirmed = locate(&segments, next, confirmed, as_disk).map_err(at(folder))?;
+    let confirmed = locate(&segments, next, confirmed, as_disk);
     Ok(Opened { lock, producer, confirmed_file, segments, active, next, confirmed })
 }
 
@@ -238,7 +238,10 @@ pub(super) fn segments(folder: &Path) -> io::Result<VecDeque<Segment>> {
 /// Finds the newest segment's end, makes what it holds durable, and goes on with it where it is whole; returns the
 /// next sequence. What stands behind a damaged place counts: its numbers were given away.
 fn go_on(newest: &mut Segment, as_disk: &AsDisk) -> io::Result<(u64, Option<Active>)> {
-    let file = as_disk(OpenOptions::new().read(true).write(true).open(&newest.path)?);
+    let file = match OpenOptions::new().read(true).write(true).open(&newest.path) {
+        Ok(file) => as_disk(file),
+        Err(error) => return Ok((begin_above(newest, newest.first + newest.end, &error), None)),
+    };
     let (mut last, mut end, mut next, mut is_whole) = (0, 0, newest.first, true);
     let legible = Legible::read(&*file)?;
     for found in records(&legible.bytes, newest.first) {
@@ -253,43 +256,43 @@ fn go_on(newest: &mut Segment, as_disk: &AsDisk) -> io::Result<(u64, Option<Acti
         return Ok((next, Some(Active { journal, capacity, is_spent: !is_whole })));
     };
     if hidden_to > end {
-        // Visits may stand there, each of at least one byte.
         next += capacity - end;
     } else {
         newest.end = end;
     }
-    log::error!(
-        "failed to read `{}` before byte {hidden_to}: {error}; new visits are numbered from {next} on",
-        newest.path.display()
-    );
-    Ok((next, None))
+    Ok((begin_above(newest, next, &error), None))
+}
+
+/// Says that new visits are numbered from `next` on: above one for each byte that cannot be read, as a visit has at
+/// least one byte.
+fn begin_above(newest: &Segment, next: u64, error: &io::Error) -> u64 {
+    let path = newest.path.display();
+    log::error!("failed to read `{path}`: {error}; new visits are numbered from {next} on");
+    next
 }
 
 /// Where the first unconfirmed record stands, or a place before it that cannot be read.
-fn locate(
-    segments: &VecDeque<Segment>,
-    next: u64,
-    confirmed: Option<u64>,
-    as_disk: &AsDisk,
-) -> io::Result<Position> {
+fn locate(segments: &VecDeque<Segment>, next: u64, confirmed: Option<u64>, as_disk: &AsDisk) -> Position {
     let Some(oldest) = segments.front().map(|oldest| oldest.first) else {
-        return Ok(Position { sequence: next, segment: next, offset: 0 });
+        return Position { sequence: next, segment: next, offset: 0 };
     };
     let sequence = confirmed.unwrap_or(oldest).max(oldest);
     let holder = segments.iter().rev().find(|segment| segment.first <= sequence).unwrap_or(&segments[0]);
     let mut position = Position { sequence: holder.first, segment: holder.first, offset: 0 };
     if position.sequence == sequence {
-        return Ok(position);
+        return position;
     }
-    let legible = Legible::read(&*holder.open(as_disk)?)?;
+    let Ok(legible) = holder.open(as_disk).and_then(|file| Legible::read(&*file)) else {
+        return position;
+    };
     for found in records(&legible.bytes, holder.first) {
         if found.first > position.sequence.max(sequence) {
             // Visits that are not confirmed stand before it, where it is damaged or cannot be read.
-            return Ok(position);
+            return position;
         }
         (position.sequence, position.offset) = (found.first, found.start);
         if found.next > sequence {
-            return Ok(position);
+            return position;
         }
         (position.sequence, position.offset) = (found.next, found.end);
     }
@@ -297,5 +300,5 @@ fn locate(
         // At the end of a journal that holds nothing newer, the confirmed sequence stands for itself.
         position.sequence = position.sequence.max(sequence.min(next));
     }
-    Ok(position)
+    position
 }

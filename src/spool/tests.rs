@@ -6,7 +6,6 @@ mod formats;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use proptest::prelude::*;

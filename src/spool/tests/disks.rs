@@ -60,6 +60,13 @@ impl Disks {
         self.table().most_open
     }
 
+    /// Appends to the file at `path`, as a process does that is killed before it syncs.
+    pub(super) fn append(&self, path: &Path, bytes: &[u8]) {
+        let file = File::options().read(true).write(true).open(path).expect("it is there");
+        let file = self.over(file);
+        file.write_at(bytes, file.len().expect("it is open")).expect("the disk works");
+    }
+
     /// The power goes: of what was not synced, what stands before `keep` bytes of its file has arrived.
     pub(super) fn cut_power(&self, folder: &Path, keep: usize) {
         let mut table = self.table();

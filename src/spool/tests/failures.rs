@@ -235,6 +235,41 @@ fn an_old_segment_that_cannot_be_read_holds_nobody_up_but_its_reader() {
     assert_eq!(unconfirmed(&spool), page_lines(1..=210));
 }
 
+/// A name that is away stands for a descriptor that is not to be had (EMFILE), or a permission (EACCES).
+#[test]
+fn a_segment_that_cannot_be_opened_is_opened_later() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    fill(&spool, 30);
+    let (second, aside) = (segments(folder.path()).remove(1), folder.path().join("aside"));
+    fs::rename(&second, &aside).expect("it is there");
+    for _ in 0..2 {
+        let (read, is_stuck) = readable(&spool);
+        assert_eq!((read.into_keys().collect::<Vec<_>>(), is_stuck), ((1..=13).collect(), true));
+    }
+    fs::rename(&aside, &second).expect("it is there");
+    assert_eq!(unconfirmed(&spool).len(), 30);
+}
+
+/// A folder in its place cannot be opened to be written to.
+#[test]
+fn a_start_goes_on_above_a_newest_segment_that_cannot_be_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fill(&open(folder.path()), 3);
+    let (newest, aside) = (segments(folder.path()).remove(0), folder.path().join("aside"));
+    fs::rename(&newest, &aside).and_then(|()| fs::create_dir(&newest)).expect("the disk works");
+    for starts in 1..=3 {
+        let spool = open(folder.path());
+        assert!(spool.state().next > 3, "{starts}");
+        fill(&spool, 1);
+        let error = spool.read(spool.confirmed(), 1).map(drop).expect_err("it cannot be opened").to_string();
+        assert!(error.contains(&newest.display().to_string()), "{error}");
+        assert_eq!(segments(folder.path()).len(), 2);
+    }
+    fs::remove_dir(&newest).and_then(|()| fs::rename(&aside, &newest)).expect("the disk works");
+    assert_eq!(unconfirmed(&open(folder.path())).len(), 6);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append {
@@ -352,8 +387,7 @@ proptest! {
                     }
                     system.disks.heal();
                     if let Some(newest) = system.segments().pop() {
-                        let file = fs::OpenOptions::new().append(true).open(newest).expect("it is there");
-                        (&file).write_all(&vec![7; torn]).expect("the disk works");
+                        system.disks.append(&newest, &vec![7; torn]);
                     }
                     spool = system.open();
                 }
