@@ -43,17 +43,21 @@ impl State {
         total.saturating_sub(self.confirmed.offset)
     }
 
-    /// What is to be read at `position`. One that is at its segment's end is at the beginning of the next segment,
-    /// too, and one whose segment is gone is at the beginning of the oldest.
+    /// What is to be read at `position`. One that is at its segment's end is at the beginning of the next segment that
+    /// holds anything, or of the newest, and one whose segment is gone is at the beginning of the oldest.
     pub(super) fn at(&self, mut position: Position) -> Option<Place> {
+        let start = |at: &Segment| Position { sequence: at.first, segment: at.first, offset: 0 };
         let found = self.segments.binary_search_by_key(&position.segment, |segment| segment.first);
         let mut here = found.unwrap_or(0);
-        let is_over = found.is_ok() && position.offset >= self.segments[here].end;
-        here += usize::from(is_over && here + 1 < self.segments.len());
-        let segment = self.segments.get(here)?;
-        if found != Ok(here) {
-            position = Position { sequence: segment.first, segment: segment.first, offset: 0 };
+        if found.is_err() {
+            position = start(self.segments.front()?);
         }
+        while position.offset >= self.segments[here].end
+            && let Some(next) = self.segments.get(here + 1)
+        {
+            (here, position) = (here + 1, start(next));
+        }
+        let segment = &self.segments[here];
         Some(Place { position, end: segment.end, path: segment.path.clone(), file: segment.file.clone() })
     }
 }

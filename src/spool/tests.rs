@@ -290,6 +290,23 @@ fn behind_a_damaged_place_every_visit_keeps_its_number() {
     assert_eq!(kept.filter(|path| path.extension().is_some_and(|name| name == "damaged")).count(), 1);
 }
 
+/// Whoever came by a second time, as a new connection does, stopped before it: what stands behind waited for the next
+/// start.
+#[test]
+fn a_segment_without_a_whole_record_is_passed_more_than_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    fill(&spool, 30);
+    let second = fs::OpenOptions::new().write(true).open(&segments(folder.path())[1]).expect("it is there");
+    let length = second.metadata().expect("it is there").len() as usize;
+    second.write_all_at(&vec![0; length], 0).expect("the disk works");
+    let expected: Vec<u64> = (1..=13).chain(27..=30).collect();
+    for max_bytes in [1, 30_000, 1 << 20, 1] {
+        let read = read_from(&spool, spool.confirmed(), max_bytes);
+        assert_eq!(read.into_keys().collect::<Vec<_>>(), expected, "{max_bytes}");
+    }
+}
+
 /// A disk on which something happens while it is searched.
 struct Meanwhile {
     disk: Arc<dyn DiskFile>,

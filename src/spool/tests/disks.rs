@@ -49,9 +49,14 @@ impl Disks {
         self.table().unreadable.push((file, at / PAGE_BYTES * PAGE_BYTES));
     }
 
+    /// Lets all operations succeed. What cannot be read stays so.
+    pub(super) fn stop_failing(&self) {
+        self.table().operations_left = None;
+    }
+
     /// Ends all failing.
     pub(super) fn heal(&self) {
-        self.table().operations_left = None;
+        self.stop_failing();
         self.table().unreadable.clear();
     }
 

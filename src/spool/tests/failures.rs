@@ -284,6 +284,11 @@ enum Step {
     Fail {
         after: u64,
     },
+    /// A page of a segment can no longer be read.
+    Hide {
+        segment: usize,
+        page: u64,
+    },
     Heal,
     /// The process is killed, while the disk fails after so many operations of an append and of the next start.
     Kill {
@@ -302,6 +307,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         8 => (1u32..5, 1usize..30_000).prop_map(|(visits, bytes)| Step::Append { visits, bytes }),
         5 => (0usize..6, 1usize..60_000).prop_map(|(groups, max_bytes)| Step::Confirm { groups, max_bytes }),
         2 => (0u64..8).prop_map(|after| Step::Fail { after }),
+        1 => (0usize..4, 0u64..20).prop_map(|(segment, page)| Step::Hide { segment, page }),
         2 => Just(Step::Heal),
         4 => (proptest::option::of((0u64..4, 0u64..4)), 0usize..40)
             .prop_map(|(failing, torn)| Step::Kill { failing, torn }),
@@ -319,22 +325,31 @@ struct Model {
     sent: BTreeMap<u64, String>,
     /// Every visit before is safe elsewhere.
     confirmed: u64,
+    /// Somewhere is a page that cannot be read.
+    is_hidden: bool,
 }
 
 impl Model {
-    /// Everything that is promised and not confirmed is there, and no number is another visit's than before.
+    /// Everything that is promised and not confirmed is there, up to a place that cannot be read, and no number is
+    /// another visit's than before.
     fn check(&mut self, spool: &Spool) -> Result<(), TestCaseError> {
-        let read = unconfirmed(spool);
-        let missing: Vec<_> =
-            self.promised.range(self.confirmed..).filter(|(number, _)| !read.contains_key(number)).collect();
+        let (read, is_stuck) = readable(spool);
+        let seen = if is_stuck { read.last_key_value().map_or(0, |(last, _)| *last) } else { u64::MAX };
+        let missing: Vec<_> = self
+            .promised
+            .range(self.confirmed..)
+            .filter(|(number, _)| **number <= seen && !read.contains_key(number))
+            .collect();
         prop_assert!(missing.is_empty(), "{} are missing", missing.len());
         // The audit, which does not hold the spool, sees the same. Besides, what is confirmed, and the end of an append
         // that failed and could not be taken back yet.
-        let waits = waiting(spool.folder()).expect("readable").remove(0).sequences;
-        let next = spool.state().next;
-        let confirmed = spool.confirmed().sequence;
-        let waits: Vec<u64> = waits.into_iter().flatten().filter(|n| (confirmed..next).contains(n)).collect();
-        prop_assert_eq!(waits, read.keys().copied().collect::<Vec<_>>());
+        let waits = waiting(spool.folder()).expect("readable").remove(0);
+        prop_assert!(self.promised.last_key_value().is_none_or(|(last, _)| *last < waits.next));
+        if !is_stuck {
+            let (confirmed, next) = (spool.confirmed().sequence, spool.state().next);
+            let waits = waits.sequences.into_iter().flatten().filter(|n| (confirmed..next).contains(n));
+            prop_assert_eq!(waits.collect::<Vec<_>>(), read.keys().copied().collect::<Vec<_>>());
+        }
         for (number, line) in read {
             for before in [self.promised.get(&number), self.sent.get(&number)].into_iter().flatten() {
                 prop_assert_eq!(before, &line, "{} is another visit", number);
@@ -364,14 +379,26 @@ proptest! {
                 }
                 Step::Confirm { groups, max_bytes } => {
                     for _ in 0..groups {
-                        if let Some(reading) = spool.read(spool.confirmed(), max_bytes).expect("readable") {
+                        let reading = spool.read(spool.confirmed(), max_bytes);
+                        prop_assert!(reading.is_ok() || model.is_hidden);
+                        if let Ok(Some(reading)) = reading {
                             model.confirmed = model.confirmed.max(reading.end.sequence);
                             spool.forget(reading.end);
                         }
                     }
                 }
                 Step::Fail { after } => system.disks.fail_after(after),
-                Step::Heal => system.disks.heal(),
+                Step::Hide { segment, page } => {
+                    let segments = system.segments();
+                    if let Some(path) = segments.get(segment % segments.len().max(1)) {
+                        system.disks.hide(path, page * 4096);
+                        model.is_hidden = true;
+                    }
+                }
+                Step::Heal => {
+                    system.disks.heal();
+                    model.is_hidden = false;
+                }
                 Step::Kill { failing, torn } => {
                     if let Some((operations, _)) = failing {
                         system.disks.fail_after(operations);
@@ -385,7 +412,7 @@ proptest! {
                         system.disks.fail_after(operations);
                         let _ = system.try_to_open();
                     }
-                    system.disks.heal();
+                    system.disks.stop_failing();
                     if let Some(newest) = system.segments().pop() {
                         system.disks.append(&newest, &vec![7; torn]);
                     }
@@ -393,7 +420,7 @@ proptest! {
                 }
                 Step::CutPower { keep, note } => {
                     drop(spool);
-                    system.disks.heal();
+                    system.disks.stop_failing();
                     system.disks.cut_power(system.folder.path(), keep);
                     if !note {
                         // Then older visits come again.
