@@ -60,7 +60,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let writer = Writer::new(output, &process);
     let backlog = spool.clone();
     process.part("recorder", move || {
-        let mut inboxes = SpoolInboxes { dead_letters: dead_letters(backlog.folder()), backlog };
+        let mut inboxes = SpoolInboxes::new(backlog.clone(), dead_letters(backlog.folder()));
         writer.run(|recorder, stop| recorder.run_over(&mut inboxes, |_| (), stop))
     })?;
     let public = listen(http, &spool, &process)?;

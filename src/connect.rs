@@ -137,9 +137,14 @@ impl Backoff {
 
     /// Waits; returns at once when the word to stop is given.
     pub(crate) fn wait(&mut self, stop: &Stop) {
+        stop.wait(self.next_wait());
+    }
+
+    /// How long this wait is to be, for who has something else to do meanwhile.
+    pub(crate) fn next_wait(&mut self) -> Duration {
         let wait = self.next.mul_f64(0.5 + 0.5 * chance());
         self.next = (self.next * 2).min(LONGEST);
-        stop.wait(wait);
+        wait
     }
 }
 

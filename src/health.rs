@@ -39,13 +39,13 @@ impl Health {
 
     /// Every problem.
     pub fn all(&self) -> Vec<String> {
-        self.problems_but(None)
+        self.problems_but(&[])
     }
 
-    /// Every problem, but those of one part.
-    pub fn problems_but(&self, part: Option<Part>) -> Vec<String> {
+    /// Every problem, but those of some parts.
+    pub fn problems_but(&self, parts: &[Part]) -> Vec<String> {
         let lock = self.lock();
-        let problems = lock.iter().filter(|(ill, _)| Some(**ill) != part);
+        let problems = lock.iter().filter(|(ill, _)| !parts.contains(ill));
         problems.map(|(_, (problem, _))| problem.clone()).collect()
     }
 

@@ -2,17 +2,28 @@
 //! the pages count as clean, so a later sync that succeeds does not write them.
 
 use super::*;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 #[derive(Default, Clone)]
 struct Content {
     live: Vec<u8>,
     durable: Vec<u8>,
-    // Which bytes of `live` the next sync writes: those that were written since the last one, whether that
+    // The parts of `live` that the next sync writes: those that were written since the last one, whether that
     // succeeded or not.
-    dirty: Vec<bool>,
+    dirty: Vec<Range<usize>>,
     // Counts down with each write, sync and cut; at zero that operation fails, and all after it.
     operations_left: Option<u64>,
+}
+
+impl Content {
+    fn resize(&mut self, len: usize) {
+        let before = self.live.len();
+        self.live.resize(len, 0);
+        if len > before {
+            self.dirty.push(before..len);
+        }
+    }
 }
 
 /// The handle: clones share the file.
@@ -25,7 +36,7 @@ impl FakeFile {
         let content = Content {
             live: bytes.to_vec(),
             durable: bytes.to_vec(),
-            dirty: vec![false; bytes.len()],
+            dirty: Vec::new(),
             operations_left: None,
         };
         FakeFile(Arc::new(Mutex::new(content)))
@@ -104,10 +115,9 @@ impl DiskFile for FakeFile {
         let mut content = self.content();
         let end = offset as usize + bytes.len();
         let len = content.live.len().max(end);
-        content.live.resize(len, 0);
-        content.dirty.resize(len, true);
+        content.resize(len);
         content.live[offset as usize..end].copy_from_slice(bytes);
-        content.dirty[offset as usize..end].fill(true);
+        content.dirty.push(offset as usize..end);
         failed.map_or(Ok(()), Err)
     }
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
@@ -119,16 +129,14 @@ impl DiskFile for FakeFile {
         if operated.is_ok() {
             // The length is in the file system's journal, which forgets nothing; content is in pages.
             durable.resize(live.len(), 0);
-            let written = dirty.iter().enumerate().filter(|(_, dirty)| **dirty);
-            written.for_each(|(at, _)| durable[at] = live[at]);
+            let written = dirty.iter().map(|part| part.start.min(live.len())..part.end.min(live.len()));
+            written.for_each(|part| durable[part.clone()].copy_from_slice(&live[part]));
         }
-        dirty.fill(false);
+        dirty.clear();
         operated
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut content = self.operate()?;
-        content.live.resize(len as usize, 0);
-        content.dirty.resize(len as usize, true);
+        self.operate()?.resize(len as usize);
         Ok(())
     }
 }

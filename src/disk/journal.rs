@@ -154,17 +154,26 @@ pub fn find_record(
     let left = usize::try_from(file.len()?.saturating_sub(from)).map_err(io::Error::other)?;
     let mut bytes = vec![0; left];
     read_whole(file, &mut bytes, from)?;
-    if bytes.iter().all(|byte| *byte == 0) {
-        return Ok(None);
+    Ok(find_in(&bytes, 0, is_wanted).map(|place| from + place as u64))
+}
+
+/// The payload of the record at `place` of a journal's `bytes`; `None` where no whole record stands whose payload
+/// `is_wanted`.
+pub fn record_in(bytes: &[u8], place: usize, is_wanted: impl Fn(&[u8]) -> bool) -> Option<&[u8]> {
+    let (header, rest) = bytes.get(place..)?.split_first_chunk::<HEADER_BYTES>()?;
+    let [l0, l1, l2, l3, crc @ ..] = *header;
+    let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    // Asked before the checksum, which would be taken of half the file at most of its bytes.
+    let payload = rest.get(..len).filter(|payload| !payload.is_empty() && is_wanted(payload))?;
+    (checksum(&header[..4], payload) == u32::from_le_bytes(crc)).then_some(payload)
+}
+
+/// Where the first record behind `from` starts in a journal's `bytes` whose payload `is_wanted`.
+pub fn find_in(bytes: &[u8], from: usize, is_wanted: impl Fn(&[u8]) -> bool) -> Option<usize> {
+    if bytes[from..].iter().all(|byte| *byte == 0) {
+        return None;
     }
-    let is_record = |place: &usize| {
-        let Some((header, rest)) = bytes[*place..].split_first_chunk::<HEADER_BYTES>() else { return false };
-        let [l0, l1, l2, l3, crc @ ..] = *header;
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        let payload = rest.get(..len).filter(|payload| !payload.is_empty() && is_wanted(payload));
-        payload.is_some_and(|payload| checksum(&header[..4], payload) == u32::from_le_bytes(crc))
-    };
-    Ok((1..left).find(is_record).map(|place| from + place as u64))
+    (from + 1..bytes.len()).find(|place| record_in(bytes, *place, &is_wanted).is_some())
 }
 
 fn checksum(len: &[u8], payload: &[u8]) -> u32 {

@@ -23,9 +23,10 @@ pub struct Collector {
 impl Status for Collector {
     fn problems(&self) -> Vec<String> {
         self.health.lapse(Part::Spool, REFUSAL_AGE);
-        // A broker that is away keeps it from its job only when the spool is nearly full.
+        // A broker that is away, or a spool that cannot be read, keeps it from its job only when the spool is nearly
+        // full.
         let is_nearly_full = self.spool.bytes() >= self.spool.max_bytes() / 10 * 9;
-        self.health.problems_but(if is_nearly_full { None } else { Some(Part::Broker) })
+        self.health.problems_but(if is_nearly_full { &[] } else { &[Part::Broker, Part::Backlog] })
     }
 
     fn state(&self) -> String {

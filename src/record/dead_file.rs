@@ -80,23 +80,28 @@ fn write_line(letter: &DeadLetter<'_>, lines: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Appends `letters` to the file at `path`, durably, its name included.
+/// `letters` as lines.
+pub(super) fn lines_of(letters: &[DeadLetter<'_>]) -> io::Result<Vec<u8>> {
+    let mut lines = Vec::new();
+    letters.iter().try_for_each(|letter| write_line(letter, &mut lines))?;
+    Ok(lines)
+}
+
+/// Appends `lines` to the file at `path`, durably, its name included.
 ///
 /// # Errors
 /// What the system said. Then a part of them may be there: what is appended later begins a line of its own.
-pub(super) fn append(path: &Path, letters: &[DeadLetter<'_>]) -> io::Result<()> {
+pub(super) fn append(path: &Path, lines: &[u8]) -> io::Result<()> {
     let mut file = private_file().read(true).append(true).open(path)?;
-    let mut lines = Vec::new();
     if file.metadata()?.len() > 0 {
         let mut last = [0];
         file.seek(SeekFrom::End(-1))?;
         file.read_exact(&mut last)?;
         if last != *b"\n" {
-            lines.push(b'\n');
+            file.write_all(b"\n")?;
         }
     }
-    letters.iter().try_for_each(|letter| write_line(letter, &mut lines))?;
-    file.write_all(&lines)?;
+    file.write_all(lines)?;
     file.sync_data()?;
     sync_folder(folder_of(path))
 }
@@ -225,9 +230,7 @@ impl Inbox for DeadFiles {
 
     fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let mut lines = Vec::new();
-        let kept = dead.iter().try_for_each(|letter| write_line(letter, &mut lines));
-        kept.and_then(|()| open.draft.write_all(&lines)).map_err(|error| {
+        lines_of(dead).and_then(|lines| open.draft.write_all(&lines)).map_err(|error| {
             InboxError(format!("failed to write to `{}`: {error}", open.draft_path.display()))
         })
     }
@@ -252,7 +255,8 @@ mod tests {
             let origin = Some(Origin::Spool { producer: Uuid::nil(), first, count: first });
             let reason = Unreadable("a reason".into());
             let letter = DeadLetter { place: 0, is_whole: false, origin, bytes, reason };
-            append(&path, &[letter]).expect("the disk works");
+            let lines = lines_of(&[letter]).expect("it is written to memory");
+            append(&path, &lines).expect("the disk works");
             // A process that was killed while it appended.
             let mut torn = private_file().append(true).open(&path).expect("it is there");
             torn.write_all(b"{\"producer\":\"0").expect("the disk works");

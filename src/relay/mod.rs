@@ -14,7 +14,7 @@ pub use self::ports::{Lost, News, Publisher};
 use crate::connect::{Backoff, Connect, Reconnect, Setback};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
-use crate::queue::{Backlog, Position};
+use crate::queue::{Backlog, Position, Reading};
 use crate::stop::Stop;
 
 /// A message's size, but for a group that is larger by itself, in bytes.
@@ -58,6 +58,9 @@ struct Window {
     // The oldest message in flight, and since when it is.
     awaited: (Option<u64>, Instant),
     is_blocked: bool,
+    // When a spool that could not be read is read again.
+    read_again_at: Option<Instant>,
+    read_backoff: Backoff,
 }
 
 impl Relay<'_> {
@@ -130,14 +133,38 @@ impl Relay<'_> {
             && (window.in_flight.is_empty()
                 || self.backlog.bytes_after(window.cursor) >= MESSAGE_MAX_BYTES as u64)
         {
-            let reading = self.backlog.read(window.cursor, MESSAGE_MAX_BYTES);
-            let reading = reading.map_err(|error| Lost(format!("failed to read the spool: {error}")))?;
-            let Some(reading) = reading else { break };
+            let Some(reading) = self.read(window) else { break };
             let tag = publisher.publish(&reading.message)?;
             window.in_flight.insert(tag, Sent { end: reading.end, visits: reading.message.count });
             window.cursor = reading.end;
         }
         Ok(())
+    }
+
+    /// The next message. Where the disk does not give it out, it is asked again later, and the connection stays: what
+    /// was read before is still to be confirmed.
+    fn read(&self, window: &mut Window) -> Option<Reading> {
+        if window.read_again_at.is_some_and(|at| Instant::now() < at) {
+            return None;
+        }
+        match self.backlog.read(window.cursor, MESSAGE_MAX_BYTES) {
+            Ok(reading) => {
+                if self.health.well(Part::Backlog) {
+                    log::info!("the spool can be read again");
+                }
+                window.read_again_at = None;
+                window.read_backoff.reset();
+                reading
+            }
+            Err(error) => {
+                let problem = format!("failed to read the spool: {error}");
+                if self.health.ill(Part::Backlog, &problem) {
+                    log::error!("{problem}; nothing is skipped, trying again");
+                }
+                window.read_again_at = Some(Instant::now() + window.read_backoff.next_wait());
+                None
+            }
+        }
     }
 
     /// Forgets what is confirmed without a hole before it: confirms come in any order.
@@ -162,6 +189,8 @@ impl Window {
             confirmed_apart: BTreeMap::new(),
             awaited: (None, Instant::now()),
             is_blocked: false,
+            read_again_at: None,
+            read_backoff: Backoff::default(),
         }
     }
 

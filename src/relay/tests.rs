@@ -40,6 +40,8 @@ struct World {
     deeds: Vec<Deed>,
     connections: usize,
     in_flight_max: usize,
+    // How often the visits from the middle on cannot be read.
+    failing_readings: usize,
 }
 
 #[derive(Clone)]
@@ -62,6 +64,12 @@ impl Backlog for MemoryBacklog {
         Position { sequence: self.shared.world().forgotten_before, segment: 0, offset: 0 }
     }
     fn read(&self, from: Position, max_bytes: usize) -> io::Result<Option<Reading>> {
+        let mut world = self.shared.world();
+        if world.failing_readings > 0 && from.sequence >= VISITS / 2 {
+            world.failing_readings -= 1;
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        drop(world);
         let count = (max_bytes / VISIT_BYTES) as u64;
         let count = count.min(VISITS - from.sequence);
         let body = vec![b'x'; count as usize * VISIT_BYTES];
@@ -195,7 +203,11 @@ impl Connect<dyn Publisher> for MemoryConnector {
 }
 
 fn relay(deeds: Vec<Deed>) -> World {
-    let shared = Shared(Arc::new(Mutex::new(World { deeds, ..World::default() })));
+    relay_in(World { deeds, ..World::default() })
+}
+
+fn relay_in(world: World) -> World {
+    let shared = Shared(Arc::new(Mutex::new(world)));
     let (bell, rings) = crossbeam_channel::bounded(1);
     let backlog = MemoryBacklog { shared: shared.clone(), rings, _bell: bell };
     let (metrics, health) = (Metrics::default(), Health::default());
@@ -251,6 +263,19 @@ fn a_broker_that_says_nothing_any_more_is_left() {
         assert!(world.connections >= 2, "{deed:?}");
         assert_eq!(world.held.len() as u64, VISITS, "{deed:?}");
     }
+}
+
+/// The connection was given up, and with it the confirms of what had been read before: the same visits were published
+/// over and over, and none was ever forgotten.
+#[test]
+fn a_spool_that_cannot_be_read_is_read_again_over_the_same_connection() {
+    let world = relay_in(World {
+        deeds: vec![Deed::ConfirmsAll; VISITS as usize],
+        failing_readings: 20,
+        ..World::default()
+    });
+    assert_eq!((world.failing_readings, world.connections), (0, 1));
+    assert_eq!(world.order, (0..VISITS).collect::<Vec<_>>());
 }
 
 #[test]

@@ -3,15 +3,16 @@
 //! A folder of segments, each a journal named after its first sequence. Appending is one write into a
 //! preallocated segment and one fdatasync. What the broker confirmed is forgotten by whole segments, whose
 //! files are used again; the file `confirmed` remembers the rest, and may lag: the ledger drops what is
-//! sent twice. The newest segment is never given up, as it carries the next sequence.
+//! sent twice. The newest segment is never given up, as it carries the next sequence, and a start goes on with it.
 
 mod damage;
 mod open;
+mod reader;
 mod segment;
+mod state;
 mod waiting;
 
 use std::cmp::Ordering::{Equal, Greater, Less};
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,13 +24,15 @@ use uuid::Uuid;
 
 pub use self::open::OpenError;
 use self::open::{Opened, open};
+use self::reader::Reader;
 use self::segment::{
-    PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, preallocate, recycle, remove_spare,
-    split,
+    Active, AsDisk, PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, preallocate,
+    recycle, remove_spare,
 };
+use self::state::State;
 pub use self::waiting::{Waiting, waiting};
 use crate::disk::DiskFile;
-use crate::disk::journal::{Journal, read_record, record_bytes};
+use crate::disk::journal::{Journal, record_bytes};
 use crate::queue::{Backlog, Position, Reading};
 use crate::queue::{StoreError, VisitStore};
 use crate::visit::wire::Message;
@@ -47,6 +50,7 @@ pub struct Spool {
     state: Mutex<State>,
     bell: Sender<()>,
     bell_rings: Receiver<()>,
+    as_disk: AsDisk,
 }
 
 /// Locked for a whole append.
@@ -55,41 +59,22 @@ struct Writer {
     active: Option<Active>,
 }
 
-/// The segment in use.
-struct Active {
-    journal: Journal,
-    // How many bytes of it are preallocated.
-    capacity: u64,
-    // An append failed. It is repaired, sealed and used no more.
-    has_failed: bool,
-}
-
-impl Active {
-    fn fits(&self, record: u64) -> bool {
-        !self.has_failed && self.journal.end() + record <= self.capacity
-    }
-}
-
-/// Locked for moments only.
-struct State {
-    segments: VecDeque<Segment>,
-    next: u64,
-    confirmed: Position,
-}
-
 impl Spool {
     /// Opens the spool in `folder`, creating it where it is absent. With `slots` over 1 the spool is
     /// the first free one of the subfolders `0` to `slots - 1`, so that replicas can share a volume.
     ///
     /// # Errors
-    /// [`OpenError::Held`] where every slot is another process's, [`OpenError::Disk`] otherwise.
+    /// [`OpenError::Held`] where every slot is another process's, [`OpenError::Newer`] where a newer Pixel has
+    /// written it, [`OpenError::Disk`] otherwise. What cannot be read of the segments is no error: it waits until
+    /// it can be.
     pub fn open(folder: &Path, slots: u32, max_bytes: u64) -> Result<Self, OpenError> {
+        let as_disk: AsDisk = Arc::new(|file| Arc::new(file));
         if slots <= 1 {
-            return Self::open_slot(folder.to_path_buf(), max_bytes);
+            return Self::open_on(folder.to_path_buf(), max_bytes, as_disk);
         }
         let mut held = None;
         for slot in 0..slots {
-            match Self::open_slot(folder.join(slot.to_string()), max_bytes) {
+            match Self::open_on(folder.join(slot.to_string()), max_bytes, as_disk.clone()) {
                 Err(error @ OpenError::Held { .. }) => held = Some(error),
                 opened => return opened,
             }
@@ -97,8 +82,9 @@ impl Spool {
         Err(held.expect("there are at least two slots, and each was held"))
     }
 
-    fn open_slot(folder: PathBuf, max_bytes: u64) -> Result<Self, OpenError> {
-        let Opened { lock, producer, confirmed_file, segments, next, confirmed } = open(&folder)?;
+    fn open_on(folder: PathBuf, max_bytes: u64, as_disk: AsDisk) -> Result<Self, OpenError> {
+        let Opened { lock, producer, confirmed_file, segments, active, next, confirmed } =
+            open(&folder, &as_disk)?;
         let (bell, bell_rings) = crossbeam_channel::bounded(1);
         let segment_bytes = (max_bytes / 4).clamp(SEGMENT_MIN_BYTES, SEGMENT_MAX_BYTES);
         let spool = Spool {
@@ -107,22 +93,23 @@ impl Spool {
             segment_bytes,
             _lock: lock,
             confirmed_file,
-            writer: Mutex::new(Writer { active: None }),
+            writer: Mutex::new(Writer { active }),
             state: Mutex::new(State { segments, next, confirmed }),
             bell,
             bell_rings,
+            as_disk,
             folder,
         };
         spool.tidy();
         Ok(spool)
     }
 
-    /// Makes the first segment, all of it, before there is a visit that would have to wait for it. Where
-    /// that fails, the first append tries again, and its error counts.
+    /// Makes a segment, all of it, before there is a visit that would have to wait for it; does nothing where the
+    /// newest one has room. Where that fails, the first append tries again, and its error counts.
     pub fn prepare(&self) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self.state().next;
-        if writer.active.is_none()
+        if !writer.active.as_ref().is_some_and(|active| active.fits(record_bytes(PREFIX_BYTES)))
             && let Err(error) = self.rotate(&mut writer, next, self.segment_bytes)
         {
             log::debug!("{error}");
@@ -162,41 +149,7 @@ impl Spool {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic cannot leave it half changed: each change is a few plain assignments.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The position behind what the disk has damaged at `position`: at the next whole record before `end`, or at
-    /// the segment's end. The audit shows the gap.
-    fn step_over(&self, position: Position, file: &dyn DiskFile, end: u64) -> io::Result<Position> {
-        let found = damage::next_whole(file, position, end)?;
-        let mut state = self.state();
-        let Some(at) = state.segments.iter().position(|segment| segment.first == position.segment) else {
-            return Ok(position);
-        };
-        let next = state.segments.get(at + 1).map_or(state.next, |next| next.first);
-        let segment = &mut state.segments[at];
-        let (offset, after) = match found {
-            Some(found) => found,
-            // More was appended in the meantime: there is another look.
-            None if segment.end != end => return Ok(position),
-            None => {
-                segment.end = position.offset;
-                (position.offset, next)
-            }
-        };
-        let path = segment.path.clone();
-        drop(state);
-        let kept = damage::keep(&path, self.producer);
-        log::error!(
-            "`{}` is damaged at byte {}: visits {} to {} cannot be read; the file is kept as `{}`",
-            path.display(),
-            position.offset,
-            position.sequence,
-            after - 1,
-            kept.display(),
-        );
-        Ok(Position { sequence: after, offset, ..position })
+        State::lock(&self.state)
     }
 
     /// Lets go of the segments whose visits are all confirmed.
@@ -212,9 +165,8 @@ impl Spool {
         }
         let path = segment::path(&self.folder, next);
         let wanted = self.segment_bytes.max(needed);
-        let created = create(&self.folder, &path, needed.max(wanted / 8 * 7)..=wanted);
+        let created = create(&self.folder, &path, needed.max(wanted / 8 * 7)..=wanted, &self.as_disk);
         let (file, recycled) = created.map_err(store_error(&path))?;
-        let file: Arc<dyn DiskFile> = Arc::new(file);
         let mut state = self.state();
         if state.segments.back().is_some_and(|newest| newest.first == next) {
             // The newest segment never got a record. The new one has the same first sequence, hence the same
@@ -224,7 +176,15 @@ impl Spool {
         if state.segments.is_empty() {
             state.confirmed = Position { sequence: next, segment: next, offset: 0 };
         }
-        state.segments.push_back(Segment { first: next, end: 0, path: path.clone(), file: file.clone() });
+        if let Some(newest) = state.segments.back_mut() {
+            newest.file = None;
+        }
+        state.segments.push_back(Segment {
+            first: next,
+            end: 0,
+            path: path.as_path().into(),
+            file: Some(file.clone()),
+        });
         drop(state);
         // The new name carries the next sequence from here on: the segment before it may go, and on a
         // disk that is full it has to.
@@ -236,7 +196,7 @@ impl Spool {
                 .and_then(|()| preallocate(&*file, wanted, needed))
                 .map_err(store_error(&path))?,
         };
-        writer.active = Some(Active { journal: Journal::create(file), capacity, has_failed: false });
+        writer.active = Some(Active { journal: Journal::create(file), capacity, is_spent: false });
         Ok(())
     }
 }
@@ -257,7 +217,7 @@ impl VisitStore for Spool {
         }
         let active = writer.active.as_mut().expect("rotate left a segment in use");
         let appended = active.journal.append(&[&first.to_le_bytes(), &count.to_le_bytes(), lines]);
-        active.has_failed = appended.is_err();
+        active.is_spent = appended.is_err();
         appended.map_err(store_error(&self.folder))?;
         let mut state = self.state();
         state.next = first + u64::from(count);
@@ -280,6 +240,7 @@ impl Backlog for Spool {
         let mut message =
             Message { producer: self.producer, first: from.sequence, count: 0, body: Vec::new() };
         let mut record = Vec::new();
+        let mut reader = Reader::new(&self.state, &self.as_disk, self.producer);
         while message.body.len() < max_bytes {
             let Some(place) = self.state().at(position) else { break };
             position = place.position;
@@ -293,16 +254,16 @@ impl Backlog for Spool {
             if position.offset >= place.end {
                 break;
             }
-            let next = read_record(&*place.file, position.offset, &mut record)?;
-            let next = next.filter(|next| *next <= place.end);
-            let whole = next.zip(split(&record)).filter(|(_, (first, ..))| *first == position.sequence);
-            let Some((next, (_, count, lines))) = whole else {
-                if message.count > 0 {
-                    break;
-                }
-                position = self.step_over(position, &*place.file, place.end)?;
+            let read = match reader.read(&place, &mut record) {
+                // What was read before is good. The next reading starts here.
+                Ok(None) | Err(_) if message.count > 0 => break,
+                read => read?,
+            };
+            let Some((next, count)) = read else {
+                position = reader.step_over(&place)?;
                 continue;
             };
+            let lines = &record[PREFIX_BYTES..];
             if message.count > 0 && message.body.len() + lines.len() > max_bytes {
                 break;
             }
@@ -357,39 +318,6 @@ impl Backlog for Spool {
     fn bell(&self) -> &Receiver<()> {
         &self.bell_rings
     }
-}
-
-impl State {
-    fn bytes(&self) -> u64 {
-        let total: u64 = self.segments.iter().map(|segment| segment.end).sum();
-        total.saturating_sub(self.confirmed.offset)
-    }
-
-    /// What is to be read at `position`. One that is at its segment's end is at the beginning of the next segment,
-    /// too, and one whose segment is gone is at the beginning of the oldest.
-    fn at(&self, position: Position) -> Option<Place> {
-        let start =
-            |segment: &Segment| Position { sequence: segment.first, segment: segment.first, offset: 0 };
-        let here = self.segments.iter().position(|segment| segment.first == position.segment);
-        let (mut here, mut position) = match here {
-            Some(here) => (here, position),
-            None => (0, start(self.segments.front()?)),
-        };
-        if position.offset >= self.segments[here].end
-            && let Some(next) = self.segments.get(here + 1)
-        {
-            (here, position) = (here + 1, start(next));
-        }
-        let segment = &self.segments[here];
-        Some(Place { position, file: segment.file.clone(), end: segment.end })
-    }
-}
-
-/// A position with the file that it is in, and where that file's records end, in bytes.
-struct Place {
-    position: Position,
-    file: Arc<dyn DiskFile>,
-    end: u64,
 }
 
 fn store_error(path: &Path) -> impl Fn(io::Error) -> StoreError {

@@ -2,19 +2,25 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::segment::{Segment, first_sequence, follows, remove_spare, split};
-use crate::disk::journal::{find_record, read_record};
-use crate::disk::{DiskFile, open_private, read_whole, sync_folder};
+use super::damage::Legible;
+use super::segment::{Active, AsDisk, Segment, first_sequence, records, remove_spare};
+use crate::disk::journal::Journal;
+use crate::disk::{open_private, read_whole, sync_folder};
 use crate::queue::Position;
 
+/// The number of a producer's first visit.
 pub(super) const FIRST_SEQUENCE: u64 = 1;
+/// The format of a spool's folder. Format 1 had no line for it, and a Pixel of then takes a second line for a bad
+/// UUID, so that it refuses what is newer.
+const FORMAT: u32 = 2;
+const PRODUCER: &str = "producer";
+const CONFIRMED: &str = "confirmed";
 
 /// Why a spool cannot be opened.
 #[derive(Debug)]
@@ -25,6 +31,13 @@ pub enum OpenError {
         path: PathBuf,
         /// The holder's process id, as it wrote it.
         holder: String,
+    },
+    /// A newer Pixel has written it.
+    Newer {
+        /// Its folder.
+        folder: PathBuf,
+        /// Its format.
+        format: u32,
     },
     /// The disk refused.
     Disk {
@@ -43,6 +56,12 @@ impl fmt::Display for OpenError {
                 "Pixel already runs here as process {holder} (it holds `{}`). Stop it, or give this one its own \
                  --spool-dir, --output, --listen and --admin-listen",
                 path.display()
+            ),
+            OpenError::Newer { folder, format } => write!(
+                formatter,
+                "the spool `{}` has format {format}, and this Pixel knows none above {FORMAT}: start the newer Pixel \
+                 again, or give this one another --spool-dir",
+                folder.display()
             ),
             OpenError::Disk { path, error } => {
                 write!(formatter, "failed to open the spool at `{}`: {error}", path.display())
@@ -63,6 +82,8 @@ pub(super) struct Opened {
     pub confirmed_file: File,
     /// Oldest first.
     pub segments: VecDeque<Segment>,
+    /// The newest of them, where it can be gone on with.
+    pub active: Option<Active>,
     /// The next sequence.
     pub next: u64,
     /// Before the oldest visit that is not confirmed.
@@ -70,28 +91,40 @@ pub(super) struct Opened {
 }
 
 /// Opens the spool in `folder`, creating it where it is absent.
-pub(super) fn open(folder: &Path) -> Result<Opened, OpenError> {
+pub(super) fn open(folder: &Path, as_disk: &AsDisk) -> Result<Opened, OpenError> {
     fs::create_dir_all(folder).map_err(at(folder))?;
     let lock = hold(&folder.join("lock"))?;
+    let known = read_producer(folder)?;
     // This start may create a new producer that counts from 1. Old records in the spare would then have higher
     // numbers and pass for new ones.
     remove_spare(folder).map_err(at(folder))?;
-    let (segments, next) = open_segments(folder)?;
+    let mut segments = segments(folder).map_err(at(folder))?;
+    let (next, mut active) = match segments.back_mut() {
+        Some(newest) => go_on(newest, as_disk).map_err(at(&newest.path))?,
+        None => (FIRST_SEQUENCE, None),
+    };
     if segments.is_empty() {
         // Not where they are made: an earlier start may have been killed right behind that.
         keep_names(folder);
     }
-    let producer = producer(folder, segments.is_empty())?;
-    let confirmed_path = folder.join("confirmed");
+    let producer = producer(folder, known.filter(|_| !segments.is_empty()))?;
+    let confirmed_path = folder.join(CONFIRMED);
     let confirmed_file = open_private(&confirmed_path).map_err(at(&confirmed_path))?;
     if segments.is_empty() {
         // It belongs to numbers that are no longer this producer's.
         confirmed_file.set_len(0).and_then(|()| confirmed_file.sync_all()).map_err(at(&confirmed_path))?;
     }
-    let confirmed = read_confirmed(&confirmed_file).map_err(at(&confirmed_path))?;
+    let confirmed = read_confirmed(&confirmed_file).unwrap_or_else(|error| {
+        log::warn!("failed to read `{}`: {error}; what is confirmed comes again", confirmed_path.display());
+        None
+    });
+    if let Some((active, confirmed)) = active.as_mut().zip(confirmed) {
+        // Records of one segment are numbered without a gap.
+        active.is_spent |= confirmed > next;
+    }
     let next = next.max(confirmed.unwrap_or(FIRST_SEQUENCE));
-    let confirmed = locate(&segments, next, confirmed).map_err(at(folder))?;
-    Ok(Opened { lock, producer, confirmed_file, segments, next, confirmed })
+    let confirmed = locate(&segments, next, confirmed, as_disk);
+    Ok(Opened { lock, producer, confirmed_file, segments, active, next, confirmed })
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
@@ -126,36 +159,57 @@ fn hold(path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-/// The spool's UUID, made and made durable when it has no segments: without them nobody knows which
-/// numbers the old UUID has given away, and a visit under a number that was used is taken for a duplicate.
-fn producer(folder: &Path, is_new: bool) -> Result<Uuid, OpenError> {
-    let path = folder.join("producer");
-    match fs::read_to_string(&path) {
-        Ok(text) if !is_new => parse_producer(&text).map_err(at(&path)),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
+/// The UUID and the format that stand in a spool's folder; `None` where nothing does.
+pub(super) fn read_producer(folder: &Path) -> Result<Option<(Uuid, u32)>, OpenError> {
+    let path = folder.join(PRODUCER);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(at(&path))?,
+    };
+    let mut lines = text.lines();
+    let producer = Uuid::parse_str(lines.next().unwrap_or_default());
+    let format = lines.next().map_or(Some(1), |line| line.strip_prefix("format ")?.parse().ok());
+    match (producer, format) {
+        (_, Some(format)) if format > FORMAT => Err(OpenError::Newer { folder: folder.into(), format }),
+        (Ok(producer), Some(format)) => Ok(Some((producer, format))),
         _ => {
-            let producer = Uuid::new_v4();
-            let draft = folder.join("producer.new");
-            let write = || {
-                let mut file = File::create(&draft)?;
-                writeln!(file, "{producer}")?;
-                file.sync_all()?;
-                fs::rename(&draft, &path)?;
-                sync_folder(folder)
-            };
-            write().map_err(at(&path))?;
-            Ok(producer)
+            let text = "it is no UUID with a format on the second line";
+            Err(at(&path)(io::Error::new(io::ErrorKind::InvalidData, text)))
         }
     }
 }
 
-/// The UUID that the file `producer` holds.
-pub(super) fn parse_producer(text: &str) -> io::Result<Uuid> {
-    Uuid::parse_str(text.trim()).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+/// The UUID of a spool, noted durably in today's format. A spool without segments (`known` is `None` then) gets a
+/// new one: nobody knows which numbers the old one has given away, and a visit under a number that was used is taken
+/// for a duplicate.
+fn producer(folder: &Path, known: Option<(Uuid, u32)>) -> Result<Uuid, OpenError> {
+    let producer = match known {
+        Some((producer, FORMAT)) => return Ok(producer),
+        Some((producer, _)) => producer,
+        None => Uuid::new_v4(),
+    };
+    let (path, draft) = (folder.join(PRODUCER), folder.join("producer.new"));
+    let write = || {
+        let mut file = File::create(&draft)?;
+        writeln!(file, "{producer}\nformat {FORMAT}")?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)?;
+        sync_folder(folder)
+    };
+    write().map_err(at(&path))?;
+    Ok(producer)
+}
+
+/// The first sequence of `folder` that is not confirmed; `None` where nothing is noted.
+pub(super) fn confirmed_in(folder: &Path) -> io::Result<Option<u64>> {
+    match File::open(folder.join(CONFIRMED)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        file => read_confirmed(&file?),
+    }
 }
 
 /// The first sequence that is not confirmed; `None` where the note is absent or torn.
-pub(super) fn read_confirmed(file: &File) -> io::Result<Option<u64>> {
+fn read_confirmed(file: &File) -> io::Result<Option<u64>> {
     let mut note = [0; 12];
     if !read_whole(file, &mut note, 0)? {
         return Ok(None);
@@ -165,82 +219,86 @@ pub(super) fn read_confirmed(file: &File) -> io::Result<Option<u64>> {
     Ok(intact.then_some(u64::from_le_bytes(*sequence)))
 }
 
-/// Every segment, oldest first, each with its true end; and the next sequence.
-fn open_segments(folder: &Path) -> Result<(VecDeque<Segment>, u64), OpenError> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
-        let path = entry.map_err(at(folder))?.path();
-        if let Some(first) = first_sequence(&path) {
-            paths.push((first, path));
+/// The segments of a spool's folder, oldest first, each up to the end of its file.
+pub(super) fn segments(folder: &Path) -> io::Result<VecDeque<Segment>> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Some(first) = first_sequence(&path) else { continue };
+        match fs::metadata(&path) {
+            // Of a spool in use: it was given up since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => segments.push(Segment { first, end: found?.len(), path: path.into(), file: None }),
         }
     }
-    paths.sort();
-    let newest = paths.len().saturating_sub(1);
-    let mut segments = VecDeque::new();
-    let mut next = FIRST_SEQUENCE;
-    for (index, (first, path)) in paths.into_iter().enumerate() {
-        let file: Arc<dyn DiskFile> = Arc::new(open_private(&path).map_err(at(&path))?);
-        // Only the newest can end in a torn append or in room that is not used: the others are sealed.
-        let end;
-        if index == newest {
-            (end, next) = replay(first, &*file).map_err(at(&path))?;
-        } else {
-            end = file.len().map_err(at(&path))?;
-        }
-        segments.push_back(Segment { first, end, path, file });
-    }
-    Ok((segments, next))
+    segments.sort_by_key(|segment| segment.first);
+    Ok(segments.into())
 }
 
-/// Cuts off what follows the newest segment's last whole record, durably; returns its end in bytes and the
+/// Finds the newest segment's end, makes what it holds durable, and goes on with it where it is whole; returns the
 /// next sequence. What stands behind a damaged place counts: its numbers were given away.
-fn replay(first: u64, file: &dyn DiskFile) -> io::Result<(u64, u64)> {
-    let (mut end, mut next, mut record) = (0, first, Vec::new());
-    loop {
-        while let Some(behind) = read_record(file, end, &mut record)?
-            && let Some((sequence, count, _)) = split(&record)
-            && sequence >= next
-        {
-            end = behind;
-            next = sequence + u64::from(count);
-        }
-        match find_record(file, end, follows(next))? {
-            Some(behind) => end = behind,
-            None => break,
-        }
+fn go_on(newest: &mut Segment, as_disk: &AsDisk) -> io::Result<(u64, Option<Active>)> {
+    let file = match OpenOptions::new().read(true).write(true).open(&newest.path) {
+        Ok(file) => as_disk(file),
+        Err(error) => return Ok((begin_above(newest, newest.first + newest.end, &error), None)),
+    };
+    let (mut last, mut end, mut next, mut is_whole) = (0, 0, newest.first, true);
+    let legible = Legible::read(&*file)?;
+    for found in records(&legible.bytes, newest.first) {
+        is_whole &= (found.start, found.first) == (end, next);
+        (last, end, next) = (found.start, found.end, found.next);
     }
-    file.set_len(end)?;
-    file.sync()?;
-    Ok((end, next))
+    let journal = Journal::open_at(file.clone(), last, end)?;
+    let capacity = legible.bytes.len() as u64;
+    let Some((error, hidden_to)) = legible.hidden else {
+        newest.end = end;
+        newest.file = Some(file);
+        return Ok((next, Some(Active { journal, capacity, is_spent: !is_whole })));
+    };
+    if hidden_to > end {
+        next += capacity - end;
+    } else {
+        newest.end = end;
+    }
+    Ok((begin_above(newest, next, &error), None))
 }
 
-/// Where the first unconfirmed record stands.
-fn locate(segments: &VecDeque<Segment>, next: u64, confirmed: Option<u64>) -> io::Result<Position> {
+/// Says that new visits are numbered from `next` on: above one for each byte that cannot be read, as a visit has at
+/// least one byte.
+fn begin_above(newest: &Segment, next: u64, error: &io::Error) -> u64 {
+    let path = newest.path.display();
+    log::error!("failed to read `{path}`: {error}; new visits are numbered from {next} on");
+    next
+}
+
+/// Where the first unconfirmed record stands, or a place before it that cannot be read.
+fn locate(segments: &VecDeque<Segment>, next: u64, confirmed: Option<u64>, as_disk: &AsDisk) -> Position {
     let Some(oldest) = segments.front().map(|oldest| oldest.first) else {
-        return Ok(Position { sequence: next, segment: next, offset: 0 });
+        return Position { sequence: next, segment: next, offset: 0 };
     };
     let sequence = confirmed.unwrap_or(oldest).max(oldest);
     let holder = segments.iter().rev().find(|segment| segment.first <= sequence).unwrap_or(&segments[0]);
     let mut position = Position { sequence: holder.first, segment: holder.first, offset: 0 };
-    let mut record = Vec::new();
-    while position.offset < holder.end {
-        let Some(end) = read_record(&*holder.file, position.offset, &mut record)? else {
-            // It may be damaged where everything is confirmed.
-            let behind = find_record(&*holder.file, position.offset, follows(position.sequence))?
-                .filter(|behind| *behind < holder.end);
-            let Some(behind) = behind else { break };
-            position.offset = behind;
-            continue;
-        };
-        let Some((first, count, _)) = split(&record) else { break };
-        position.sequence = first;
-        if first >= sequence {
-            break;
-        }
-        position.sequence = first + u64::from(count);
-        position.offset = end;
+    if position.sequence == sequence {
+        return position;
     }
-    // At the end of a journal that holds nothing newer, the confirmed sequence stands for itself.
-    position.sequence = position.sequence.max(sequence.min(next));
-    Ok(position)
+    let Ok(legible) = holder.open(as_disk).and_then(|file| Legible::read(&*file)) else {
+        return position;
+    };
+    for found in records(&legible.bytes, holder.first) {
+        if found.first > position.sequence.max(sequence) {
+            // Visits that are not confirmed stand before it, where it is damaged or cannot be read.
+            return position;
+        }
+        (position.sequence, position.offset) = (found.first, found.start);
+        if found.next > sequence {
+            return position;
+        }
+        (position.sequence, position.offset) = (found.next, found.end);
+    }
+    if legible.hidden.is_none_or(|(_, hidden_to)| hidden_to <= position.offset) {
+        // At the end of a journal that holds nothing newer, the confirmed sequence stands for itself.
+        position.sequence = position.sequence.max(sequence.min(next));
+    }
+    position
 }

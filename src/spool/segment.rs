@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::journal::{Journal, find_in, record_bytes, record_in};
 use crate::disk::{DiskFile, private_file, sync_folder};
 
 /// A segment's size: large enough that starting one is rare, small enough that a disk nearly full is
@@ -26,16 +27,47 @@ pub(super) const PREFIX_BYTES: usize = 12;
 /// More visits than a segment can hold.
 const VISITS_MAX: u64 = 1 << 32;
 
+/// How an open file is written and read: as it is, but in tests.
+pub(super) type AsDisk = Arc<dyn Fn(File) -> Arc<dyn DiskFile> + Send + Sync>;
+
 /// A segment of an open spool.
 pub(super) struct Segment {
     /// The sequence of its first visit.
     pub first: u64,
-    /// Where its last record ends, in bytes.
+    /// Where its last record ends, in bytes. Of one that was not sealed, where its file ends.
     pub end: u64,
     /// Its file's name.
-    pub path: PathBuf,
-    /// Its file.
-    pub file: Arc<dyn DiskFile>,
+    pub path: Arc<Path>,
+    /// Its file, while it is in use. A long backlog has more segments than a process has descriptors, so the others
+    /// are opened when they are read.
+    pub file: Option<Arc<dyn DiskFile>>,
+}
+
+impl Segment {
+    /// Its file, to be read.
+    pub(super) fn open(&self, as_disk: &AsDisk) -> io::Result<Arc<dyn DiskFile>> {
+        match &self.file {
+            Some(file) => Ok(file.clone()),
+            None => Ok(as_disk(File::open(&self.path)?)),
+        }
+    }
+}
+
+/// The segment in use.
+pub(super) struct Active {
+    /// Its records.
+    pub journal: Journal,
+    /// How many bytes of its file may be written to.
+    pub capacity: u64,
+    /// It is sealed before the next append, and used no more: one failed, or its numbers do not go on.
+    pub is_spent: bool,
+}
+
+impl Active {
+    /// Whether there is room for a record of so many bytes.
+    pub(super) fn fits(&self, record: u64) -> bool {
+        !self.is_spent && self.journal.end() + record <= self.capacity
+    }
 }
 
 /// The path of the segment that begins with `first`.
@@ -65,23 +97,53 @@ pub(super) fn follows(next: u64) -> impl Fn(&[u8]) -> bool {
     }
 }
 
+/// A whole record, as [`records`] finds it.
+pub(super) struct Found {
+    /// Where it starts, in bytes.
+    pub start: u64,
+    /// Where it ends.
+    pub end: u64,
+    /// The sequence of its first visit.
+    pub first: u64,
+    /// The sequence behind its last visit.
+    pub next: u64,
+}
+
+/// Each whole record of a segment's `bytes` that begins with `first`, in order, also those behind damaged places.
+pub(super) fn records(bytes: &[u8], first: u64) -> impl Iterator<Item = Found> {
+    let (mut place, mut next) = (0, first);
+    std::iter::from_fn(move || {
+        let follows = follows(next);
+        if record_in(bytes, place, &follows).is_none() {
+            place = find_in(bytes, place, &follows)?;
+        }
+        let record = record_in(bytes, place, &follows)?;
+        let (first, count, _) = split(record)?;
+        let start = place as u64;
+        let end = start + record_bytes(record.len());
+        (place, next) = (place + record_bytes(record.len()) as usize, first + u64::from(count));
+        Some(Found { start, end, first, next })
+    })
+}
+
 /// Makes the file of a segment, the spare one where that has a size that is `wanted`; its name is durable.
 /// Returns how many bytes of it can be written to at once; `None` where nothing is preallocated yet.
 pub(super) fn create(
     folder: &Path,
     path: &Path,
     wanted: RangeInclusive<u64>,
-) -> io::Result<(File, Option<u64>)> {
+    as_disk: &AsDisk,
+) -> io::Result<(Arc<dyn DiskFile>, Option<u64>)> {
     let spare = folder.join(SPARE);
     // Where there is none, or none to be had, a new file does.
     let is_spare = fs::rename(&spare, path).is_ok();
-    let file = private_file().read(true).write(true).truncate(!is_spare).open(path)?;
+    let file = as_disk(private_file().read(true).write(true).truncate(!is_spare).open(path)?);
     // Each use cuts it off behind its last record.
-    let capacity = Some(file.metadata()?.len()).filter(|length| wanted.contains(length));
+    let capacity = Some(file.len()?).filter(|length| wanted.contains(length));
     if capacity.is_none() {
         file.set_len(0)?;
     }
-    file.sync_all()?;
+    file.sync()?;
     sync_folder(folder)?;
     Ok((file, capacity))
 }

@@ -1,100 +1,89 @@
-//! What waits in a spool that another process may hold: for the audit, which changes nothing.
+//! What waits in a spool that another process may be using: for the audit.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
 use uuid::Uuid;
 
-use super::open::FIRST_SEQUENCE;
-use super::open::{parse_producer, read_confirmed};
-use super::segment::{first_sequence, follows, split};
-use crate::disk::journal::{find_record, read_record};
+use super::damage::Legible;
+use super::open::{FIRST_SEQUENCE, confirmed_in, read_producer, segments};
+use super::segment::records;
 
-/// The visits of one spool that are not confirmed.
+/// The visits of one producer that wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// The spool's UUID.
+    /// Who numbered them.
     pub producer: Uuid,
-    /// Their sequences, ascending.
+    /// Their numbers, ascending; runs neither overlap nor touch.
     pub sequences: Vec<RangeInclusive<u64>>,
-    /// The sequence that it gives to the next visit.
+    /// The number that its next visit gets.
     pub next: u64,
 }
 
-/// Reads the spool in `folder`, or those in its numbered slots.
+/// The visits that stand in the spool in `folder`, or in its numbered slots, and are not noted as confirmed. Takes no
+/// lock and changes nothing.
+///
+/// Of a spool in use it may name visits that were confirmed meanwhile, and such as were refused because the disk
+/// failed, and then failed to take them back. It misses none that waited before and wait after: who asks what was
+/// written has to ask that later. Every number that was given away before is below `next`.
 ///
 /// # Errors
-/// What the system said; `NotFound` where there is no spool.
+/// What the system said; `NotFound` where there is no spool, `InvalidData` where it is a newer Pixel's.
 pub fn waiting(folder: &Path) -> io::Result<Vec<Waiting>> {
-    let mut found = Vec::new();
+    let mut spools = vec![folder.to_path_buf()];
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_slot =
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<u32>().is_ok());
-        if is_slot && path.is_dir() {
-            found.extend(of_one(&path)?);
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()) {
+            spools.push(entry.path());
         }
     }
-    found.extend(of_one(folder)?);
+    spools.sort();
+    let mut found = Vec::new();
+    for spool in spools {
+        found.extend(waiting_in(&spool)?);
+    }
     if found.is_empty() {
-        return Err(io::Error::new(ErrorKind::NotFound, "there is no spool in it"));
+        let text = format!("`{}` holds no spool", folder.display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
     Ok(found)
 }
 
-/// The spool right in `folder`; `None` where there is none.
-fn of_one(folder: &Path) -> io::Result<Option<Waiting>> {
-    let text = match fs::read_to_string(folder.join("producer")) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text?,
-    };
-    let producer = parse_producer(&text)?;
-    let confirmed = match File::open(folder.join("confirmed")) {
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        file => read_confirmed(&file?)?,
-    };
-    let mut segments: Vec<(u64, _)> = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        segments.extend(first_sequence(&path).map(|first| (first, path)));
-    }
-    segments.sort();
-    let (mut sequences, mut next) = (Vec::new(), confirmed.unwrap_or(FIRST_SEQUENCE));
-    for (first, path) in segments {
-        match File::open(&path) {
-            // Confirmed and given up in the meantime.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            file => next = next.max(read_segment(&file?, first, confirmed.unwrap_or(0), &mut sequences)?),
+/// What waits in one spool; `None` where there is none.
+fn waiting_in(folder: &Path) -> io::Result<Option<Waiting>> {
+    let known = read_producer(folder)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    let Some((producer, _)) = known else { return Ok(None) };
+    let confirmed = confirmed_in(folder)?.unwrap_or(FIRST_SEQUENCE);
+    let segments = segments(folder)?;
+    let mut next = FIRST_SEQUENCE;
+    let mut sequences: Vec<RangeInclusive<u64>> = Vec::new();
+    for (at, segment) in segments.iter().enumerate() {
+        let until = segments.get(at + 1).map_or(u64::MAX, |next| next.first);
+        next = next.max(segment.first);
+        let file = match File::open(&segment.path) {
+            // All of it is confirmed, and it was given up since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
+        let legible = Legible::read(&file)?;
+        if let Some((error, _)) = legible.hidden {
+            return Err(io::Error::new(error.kind(), format!("`{}`: {error}", segment.path.display())));
         }
-    }
-    Ok(Some(Waiting { producer, sequences, next }))
-}
-
-/// Adds what stands in a segment from `confirmed` on; returns the sequence that follows.
-fn read_segment(
-    file: &File,
-    first: u64,
-    confirmed: u64,
-    sequences: &mut Vec<RangeInclusive<u64>>,
-) -> io::Result<u64> {
-    let (mut next, mut offset, mut record) = (first, 0, Vec::new());
-    loop {
-        while let Some(behind) = read_record(file, offset, &mut record)?
-            && let Some((sequence, count, _)) = split(&record)
-            && sequence >= next
-        {
-            next = sequence + u64::from(count);
-            offset = behind;
-            if next > confirmed {
-                sequences.push(sequence.max(confirmed)..=next - 1);
+        // Past its last visit the file was given up meanwhile, and is used again.
+        for found in records(&legible.bytes, segment.first).take_while(|found| found.first < until) {
+            let first = found.first.max(confirmed);
+            next = next.max(found.next);
+            match sequences.last_mut() {
+                _ if first >= found.next => {}
+                Some(last) if *last.end() + 1 == first => *last = *last.start()..=found.next - 1,
+                _ => sequences.push(first..=found.next - 1),
             }
         }
-        // Behind a damaged place the numbers go on.
-        match find_record(file, offset, follows(next))? {
-            Some(behind) => offset = behind,
-            None => return Ok(next),
-        }
     }
+    // What was given up meanwhile had been noted as confirmed before.
+    next = next.max(confirmed_in(folder)?.unwrap_or(FIRST_SEQUENCE));
+    Ok(Some(Waiting { producer, sequences, next }))
 }

@@ -3,9 +3,18 @@
 use std::fs;
 use std::process::Command;
 
+use std::path::Path;
+
+use pixel::queue::VisitStore;
+use pixel::spool::{Spool, waiting};
+
 use crate::Outcome;
+use crate::support::admin::Admin;
+use crate::support::broker::{Broker, NOWHERE};
+use crate::support::client::get;
 use crate::support::faulty_disk::FaultyDisk;
-use crate::support::fixtures::Embedded;
+use crate::support::fixtures::{Brokered, Embedded, Services};
+use crate::support::proxy::Proxy;
 use crate::support::small_disk::SmallDisk;
 use crate::support::wait::wait_until;
 
@@ -235,4 +244,162 @@ fn a_disk_that_reports_errors_loses_and_repeats_nothing() -> Outcome {
         assert!(system.pixel.runs(), "{operation} of {file} ended it:\n{}", system.pixel.log());
     }
     system.stop_and_verify(load)
+}
+
+fn wait_for_reason(admin: Admin, wanted: u16, reason: &str) -> Outcome {
+    wait_until(reason, || {
+        admin.readiness().is_ok_and(|(status, why)| status == wanted && why.contains(reason))
+    })
+    .map_err(|error| format!("{error}; it says {:?}", admin.readiness()).into())
+}
+
+/// `pixel` ended at the first reading, and no start came to an end: nothing was collected any more.
+#[test]
+fn a_sector_of_the_spool_that_cannot_be_read_keeps_pixel_from_no_visit() -> Outcome {
+    let Some(disk) = FaultyDisk::compile()? else { return Ok(()) };
+    let mut system = Embedded::with(|launch| launch.before(&disk.preload()))?;
+    system.visit(&[])?;
+    system.output.wait_for_lines(1)?;
+    let load = system.load(4);
+    // What is taken meanwhile waits in the spool, over the sector and behind it.
+    let reader = system.output.hold_writer_up()?;
+    load.wait_for(300)?;
+    disk.hide(".spool", 3 * 4096)?;
+    drop(reader);
+    for starts in 0..3 {
+        let admin = system.pixel.admin()?;
+        wait_for_reason(admin, 503, "failed to read the spool: `")?;
+        assert_eq!(admin.metric("pixel_broker_connected")?, 0.0);
+        load.wait_for(100)?;
+        let log = system.pixel.log();
+        assert!(log.matches("failed to read the spool").count() <= 2, "it is said once, {starts}:\n{log}");
+        system.pixel.kill()?;
+        system.pixel.start_again()?;
+    }
+    load.wait_for(100)?;
+    disk.end()?;
+    system.pixel.admin()?.wait_until_ready()?;
+    system.stop_and_verify(load)
+}
+
+/// A reading that failed cost the connection, and so the confirms of what could be read.
+#[test]
+fn a_spool_that_cannot_be_read_keeps_pixel_http_from_no_visit_and_costs_no_connection() -> Outcome {
+    let Some(disk) = FaultyDisk::compile()? else { return Ok(()) };
+    let proxy = Proxy::start(Broker::shared()?.nodes[0].port);
+    proxy.refuse(true);
+    let services = Services::new(&proxy.url(), "unreadable")?;
+    let mut http = services.http.before(&disk.preload()).start()?;
+    let storage = services.storage.spawn()?;
+    let mut system = Brokered { address: http.address()?, http, storage, output: services.output };
+    let load = system.load(4);
+    load.wait_for(300)?;
+    disk.hide(".spool", 3 * 4096)?;
+    system.http.kill()?;
+    system.http.start_again()?;
+    load.wait_for(100)?;
+    proxy.refuse(false);
+    let admin = system.http.admin()?;
+    wait_for_reason(admin, 200, "failed to read the spool: `")?;
+    // What stands before the sector is confirmed, and forgotten.
+    wait_until("what can be read", || system.output.lines().len() > 10)?;
+    let connections = system.http.log().matches("connected to the broker").count();
+    load.wait_for(100)?;
+    wait_for_reason(admin, 200, "failed to read the spool: `")?;
+    assert_eq!(admin.metric("pixel_broker_connected")?, 1.0);
+    assert_eq!(system.http.log().matches("connected to the broker").count(), connections);
+    disk.end()?;
+    system.wait_until_well()?;
+    load.wait_for(100)?;
+    system.stop_and_verify(load)
+}
+
+/// Any failure of it ended `pixel`. And each new try delivered the whole batch again.
+#[test]
+fn dead_letters_that_cannot_be_written_are_waited_for() -> Outcome {
+    let Some(disk) = FaultyDisk::compile()? else { return Ok(()) };
+    let launch = Embedded::launch()?.before(&disk.preload());
+    let folder = launch.folder().join("spool");
+    let spool = Spool::open(&folder, 1, 64 << 20)?;
+    let visit = r#"{"received_at":"2022-12-19T14:16:49Z","ip":"1.2.3.4"}"#;
+    spool.append(format!("{visit}\nhello\n{visit}\n").as_bytes(), 3)?;
+    drop(spool);
+    let letters = folder.join("dead.ndjson");
+    disk.begin("write", "ENOSPC", "dead.ndjson")?;
+    let mut system = Embedded::of(&launch)?;
+    let admin = system.pixel.admin()?;
+    // Its name is not durable before its folder is synced.
+    for (operation, error, file) in
+        [("write", "ENOSPC", "dead.ndjson"), ("sync", "EIO", "dead.ndjson"), ("sync", "EIO", "/spool")]
+    {
+        disk.begin(operation, error, file)?;
+        let said = if error == "EIO" { "Input/output error" } else { "No space left" };
+        wait_for_reason(admin, 503, &format!("{}`: {said}", letters.display()))?;
+        system.visit(&[])?;
+        assert!(admin.metric("pixel_spool_visits")? >= 3.0, "{operation} of {file}: forgotten too early");
+    }
+    assert_eq!(admin.metric("pixel_visits_duplicate_total")?, 0.0, "nothing is delivered again");
+    let log = system.pixel.log();
+    assert!(log.matches("dead.ndjson").count() <= 3, "each reason is said once:\n{log}");
+    disk.end()?;
+    admin.wait_until_ready()?;
+    assert_eq!(system.output.wait_for_lines(5)?.len(), 5);
+    assert!(fs::read_to_string(&letters)?.contains("hello"));
+    assert!(system.pixel.runs());
+    system.stop_and_audit()
+}
+
+/// Writes a segment of one visit, as a killed process has left it.
+fn write_segment(folder: &Path, sequence: u64) -> Outcome {
+    let line = format!(r#"{{"received_at":"2022-12-19T14:16:49Z","ip":"1.2.3.4","query":"n={sequence}"}}"#);
+    let mut payload = sequence.to_le_bytes().to_vec();
+    payload.extend_from_slice(&1u32.to_le_bytes());
+    payload.extend_from_slice(format!("{line}\n").as_bytes());
+    let mut record = u32::try_from(payload.len())?.to_le_bytes().to_vec();
+    let crc = crc32fast::hash(&[&record[..], &payload].concat());
+    record.extend_from_slice(&crc.to_le_bytes());
+    record.extend_from_slice(&payload);
+    Ok(fs::write(folder.join(format!("{sequence:020}.spool")), record)?)
+}
+
+/// Each segment held a descriptor for life: the collector could not start, and so not drain them either.
+#[test]
+fn a_backlog_of_10_000_segments_is_drained_with_256_descriptors() -> Outcome {
+    let launch = Embedded::launch()?.before("ulimit -n 256");
+    let folder = launch.folder().join("spool");
+    fs::create_dir(&folder)?;
+    fs::write(folder.join("producer"), "6ba7b810-9dad-41d1-80b4-00c04fd430c8\n")?;
+    (1..=10_000).try_for_each(|sequence| write_segment(&folder, sequence))?;
+    let system = Embedded::of(&launch)?;
+    system.visit(&[])?;
+    let lines = system.output.wait_for_lines(10_001)?;
+    let numbers: Vec<u64> = lines
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).map(|visit| visit["sequence"].as_u64()))
+        .collect::<Result<Option<_>, _>>()?
+        .ok_or("a visit without a number")?;
+    assert_eq!(numbers, (1..=10_001).collect::<Vec<_>>());
+    wait_until("one segment", || count_segments(&folder).is_ok_and(|count| count == 1))?;
+    system.stop_and_audit()
+}
+
+fn count_segments(folder: &Path) -> Outcome<usize> {
+    let names = fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter(|name| name.ends_with(".spool")).count())
+}
+
+/// Each start made a segment of its own, 8 MiB of the disk.
+#[test]
+fn starts_during_an_outage_go_on_with_one_segment() -> Outcome {
+    let launch = Services::new(NOWHERE, "outage")?.http;
+    let folder = launch.folder().join("spool");
+    let mut http = launch.start()?;
+    for n in 1..=12 {
+        assert_eq!(get(http.address()?, "/track", &[])?.status, 200);
+        if n % 2 == 0 { http.kill() } else { http.stop() }?;
+        assert_eq!(count_segments(&folder)?, 1);
+        assert_eq!(waiting(&folder)?.remove(0).sequences, [1..=n]);
+        http.start_again()?;
+    }
+    http.stop()
 }

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use super::Outcome;
 
-/// Fails an operation on a file while the file named by `FAULTS_FILE` says so: the operations, the
-/// error's number, and how the path ends. A write that fails has written half.
+/// Fails an operation on a file while the file named by `FAULTS_FILE` says so: the operations, the error's number, how
+/// the path ends, and where the page starts that cannot be read (all can where it is absent). A write that fails has
+/// written half.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,6 +21,8 @@ const SOURCE: &str = r#"
 #include <sys/syscall.h>
 #include <unistd.h>
 
+static long long bad_page;
+
 static int fails(const char *operation, int fd) {
     const char *path = getenv("FAULTS_FILE");
     char text[512] = {0}, link[64], target[512] = {0}, operations[64] = {0}, suffix[256] = {0};
@@ -28,7 +31,9 @@ static int fails(const char *operation, int fd) {
     if (file < 0) return 0;
     long got = syscall(SYS_read, file, text, sizeof text - 1);
     syscall(SYS_close, file);
-    if (got <= 0 || sscanf(text, "%63s %d %255s", operations, &number, suffix) < 2) return 0;
+    long long page = -1;
+    if (got <= 0 || sscanf(text, "%63s %d %255s %lld", operations, &number, suffix, &page) < 2) return 0;
+    bad_page = page;
     if (!strstr(operations, operation)) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     long length = readlink(link, target, sizeof target - 1);
@@ -54,6 +59,17 @@ ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {
     int error = fails("write", fd);
     if (!error) return real(fd, bytes, count, offset);
     real(fd, bytes, count / 2, offset);
+    errno = error;
+    return -1;
+}
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t offset) {
+    REAL(pread64);
+    int error = fails("read", fd);
+    long long page = bad_page;
+    if (!error || page >= 0 && (offset + (long long)count <= page || offset >= page + 4096))
+        return real(fd, bytes, count, offset);
+    /* As Linux does: what stands before it first. */
+    if (page > offset) return real(fd, bytes, page - offset, offset);
     errno = error;
     return -1;
 }
@@ -129,7 +145,12 @@ impl FaultyDisk {
         format!("{} FAULTS_NFS_FLOCK=1", self.preload())
     }
 
-    /// From now on `operations` (write, sync, truncate) fail on files whose path ends with `suffix`.
+    /// From now on the page of 4 KiB that starts at `page` cannot be read in files whose path ends with `suffix`.
+    pub fn hide(&self, suffix: &str, page: u64) -> Outcome {
+        self.begin("read", "EIO", &format!("{suffix} {page}"))
+    }
+
+    /// From now on `operations` (read, write, sync, truncate) fail on files whose path ends with `suffix`.
     pub fn begin(&self, operations: &str, error: &str, suffix: &str) -> Outcome {
         let number = match error {
             "EIO" => 5,
