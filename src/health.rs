@@ -37,7 +37,7 @@ impl Health {
         self.lock().remove(&part).is_some()
     }
 
-    /// Every problem.
+    /// Every problem, in the order of the parts.
     pub fn all(&self) -> Vec<String> {
         self.problems_but(&[])
     }

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 /// The numbers of one program.
 pub struct Metrics {
-    /// Visits made durable.
+    /// Visits made durable in the spool.
     pub accepted: Counter,
     /// Visits answered with 503.
     pub refused: Counter,
@@ -27,9 +27,9 @@ pub struct Metrics {
     pub abandoned_connections: Counter,
     /// Connections closed because their client did not read its answers.
     pub stalled_connections: Counter,
-    /// Visits in the spool.
+    /// Visits in the spool that are not confirmed.
     pub spool_visits: Gauge,
-    /// Bytes in the spool.
+    /// Bytes of journal in the spool.
     pub spool_bytes: Gauge,
     /// 1 with a broker, else 0.
     pub broker_connected: Gauge,

@@ -24,7 +24,7 @@ pub trait VisitStore: Send + Sync {
 pub enum StoreError {
     /// The cap in bytes is reached.
     Full {
-        /// The cap.
+        /// The cap, in bytes.
         max_bytes: u64,
     },
     /// The disk refused.
@@ -54,7 +54,7 @@ impl std::error::Error for StoreError {}
 /// A place in the backlog, before the visit `sequence`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// The visit's number.
+    /// The visit's number, from 1 on.
     pub sequence: u64,
     /// The first sequence of the segment that holds it.
     pub segment: u64,
@@ -65,7 +65,7 @@ pub struct Position {
 /// What was read from the backlog.
 #[derive(Debug)]
 pub struct Reading {
-    /// Consecutive visits.
+    /// Consecutive visits, at least one.
     pub message: Message,
     /// Where the next reading starts.
     pub end: Position,

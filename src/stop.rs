@@ -25,7 +25,7 @@ impl Stop {
         self.0.set.notify_all();
     }
 
-    /// Whether it was given.
+    /// Whether the word was given; costs one load.
     pub fn is_set(&self) -> bool {
         self.0.is_set.load(Ordering::Relaxed)
     }

@@ -62,7 +62,7 @@ impl AmqpUrl {
         self.0.query_pairs().find_map(|(given, value)| (given == name).then(|| value.parse().ok())?)
     }
 
-    /// Whether it is `amqps://`.
+    /// Whether it is `amqps://`, AMQP over TLS.
     pub fn is_tls(&self) -> bool {
         self.0.scheme() == "amqps"
     }

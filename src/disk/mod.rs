@@ -25,7 +25,7 @@ pub trait DiskFile: Send + Sync {
     /// Makes content and length durable (fdatasync). After an error nothing is known of what was
     /// written since the last one.
     fn sync(&self) -> io::Result<()>;
-    /// Cuts or extends with zeros.
+    /// Cuts the file to `len` bytes, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Whether it is empty.
     fn is_empty(&self) -> io::Result<bool> {

@@ -96,7 +96,7 @@ pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &FORMAT];
 pub static ADMIN: &[&Setting] = &[&ADMIN_LISTEN];
 /// The admin listener of pixel-storage.
 pub static STORAGE_ADMIN: &[&Setting] = &[&STORAGE_ADMIN_LISTEN];
-/// What is logged.
+/// The filter of the log.
 pub static LOGS: &[&Setting] = &[&LOG];
 
 /// The largest number of workers: each is a thread.
@@ -170,10 +170,10 @@ impl<'a> Given<'a> {
     }
 }
 
-/// The public listener.
+/// The public listener, and whom it believes.
 #[derive(Debug)]
 pub struct HttpSettings {
-    /// The listener itself.
+    /// Its address, timeouts and workers, as many of them as [`HttpSettings::read`] lets it have.
     pub listener: ListenerSettings,
     /// Proxies whose X-Forwarded-For and Forwarded headers are trusted.
     pub proxies: TrustedProxies,
@@ -200,12 +200,12 @@ impl HttpSettings {
     }
 }
 
-/// A spool.
+/// Where visits wait, and how many of them may.
 #[derive(Debug)]
 pub struct SpoolSettings {
-    /// Its folder.
+    /// Its folder, or the folder of its slots.
     pub folder: PathBuf,
-    /// Its cap in bytes.
+    /// The most that the journals of waiting visits may take, in bytes.
     pub max_bytes: u64,
     /// How many numbered spools share the folder; 1 for a folder of its own.
     pub slots: u32,
@@ -228,7 +228,7 @@ impl SpoolSettings {
 pub struct BrokerSettings {
     /// The cluster's nodes, at least one.
     pub urls: Vec<AmqpUrl>,
-    /// The queue's name.
+    /// The queue's name, at most [`QUEUE_NAME_MAX_BYTES`] long; also the exchange's.
     pub queue: String,
 }
 
@@ -253,10 +253,10 @@ impl BrokerSettings {
     }
 }
 
-/// An output file.
+/// The file that visits are written to, and how.
 #[derive(Debug)]
 pub struct OutputSettings {
-    /// The file.
+    /// A regular file, or one that is not there yet.
     pub path: PathBuf,
     /// How a visit is written to it.
     pub format: LineFormat,

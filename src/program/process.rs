@@ -40,11 +40,11 @@ pub enum Ending {
 /// Why a program ends before its time.
 #[derive(Debug)]
 pub enum Failure {
-    /// It was told what it cannot do.
+    /// It was told what it cannot do: exit status 2.
     Settings(String),
-    /// It cannot go on.
+    /// It cannot go on: exit status 1.
     Runtime(String),
-    /// What it found, and has shown already, is a failure.
+    /// What it found, and has shown already, is a failure: exit status 1.
     Reported,
 }
 
@@ -62,7 +62,7 @@ impl From<io::Error> for Failure {
 
 /// What the parts of a program are given, and what they are waited for with.
 pub struct Process {
-    /// What every part counts.
+    /// The numbers of all parts, for `/metrics`.
     pub metrics: Arc<Metrics>,
     /// What is wrong with which part.
     pub health: Arc<Health>,

@@ -12,7 +12,7 @@ use crate::spool::Spool;
 /// no requests, so it could never show that it has recovered.
 const REFUSAL_AGE: Duration = Duration::from_secs(10);
 
-/// The status of pixel-http.
+/// The status of pixel-http: a broker that is away is a problem only when the spool is nearly full.
 pub struct Collector {
     /// What is wrong with which part.
     pub health: Arc<Health>,
@@ -40,7 +40,7 @@ impl Status for Collector {
     }
 }
 
-/// The status of pixel-storage.
+/// The status of pixel-storage: standing by is no problem.
 pub struct Storage {
     /// What is wrong with which part.
     pub health: Arc<Health>,
@@ -63,7 +63,7 @@ impl Status for Storage {
     fn measure(&self, _: &Metrics) {}
 }
 
-/// The status of `pixel`.
+/// The status of `pixel`: standing by is a problem, as its output is to be its own.
 pub struct Embedded {
     /// What is wrong with which part.
     pub health: Arc<Health>,

@@ -1,4 +1,4 @@
-//! Use case "record": from delivered messages to lines in the output file, each visit once.
+//! Station "record": from delivered messages to lines in the output file, each visit once.
 //!
 //! One thread takes what is there, drops what the ledger has seen, appends the rest, makes it durable,
 //! commits the ledger, and only then acknowledges. A crash between any two steps leaves either a
@@ -91,13 +91,13 @@ impl From<LedgerError> for StepError {
 
 /// The recorder of one output file.
 pub struct Recorder<'a> {
-    /// How lines look.
+    /// How a visit becomes a line of the output.
     pub format: LineFormat,
-    /// Where they go.
+    /// Where lines are made durable.
     pub visit_log: &'a mut dyn VisitLog,
-    /// What has been written.
+    /// What of each producer has been written, and where the output ended.
     pub ledger: &'a mut dyn Ledger,
-    /// What is counted.
+    /// Where written, repeated and unreadable visits are counted.
     pub metrics: &'a Metrics,
     /// Where a failing output is shown.
     pub health: &'a Health,

@@ -9,14 +9,14 @@ use crate::visit::wire::Message;
 #[derive(Debug)]
 pub struct Lost(pub String);
 
-/// What a connection brought.
+/// What one wait for the broker brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
     /// The broker holds these messages on disk, and none of them came back as unroutable.
     Confirmed(Vec<u64>),
     /// The broker takes nothing for now, and why.
     Blocked(String),
-    /// It takes messages again.
+    /// It takes messages again, after `Blocked`.
     Unblocked,
     /// There are new visits, or the time is over.
     Nothing,

@@ -132,7 +132,7 @@ impl Spool {
         self.state().bytes()
     }
 
-    /// The cap in bytes.
+    /// The most that waiting visits may take, in bytes: an append past it is refused.
     pub fn max_bytes(&self) -> u64 {
         self.max_bytes
     }

@@ -26,7 +26,7 @@ impl<'a> Text<'a> {
         (!kept.is_empty()).then_some(Text(Cow::Borrowed(kept)))
     }
 
-    /// The value.
+    /// The value, of 1 to [`VALUE_MAX_BYTES`] bytes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -51,13 +51,13 @@ pub struct Visit<'a> {
     /// The client's address; an IPv4-mapped IPv6 address is an IPv4 address.
     #[serde(deserialize_with = "canonical")]
     pub ip: IpAddr,
-    /// The page that shows the pixel.
+    /// The page that shows the pixel: the header `Referer`, or else `Referrer`.
     #[serde(borrow, default, deserialize_with = "text")]
     pub referrer: Option<Text<'a>>,
-    /// The client's program.
+    /// The client's program: the header `User-Agent`.
     #[serde(borrow, default, deserialize_with = "text")]
     pub user_agent: Option<Text<'a>>,
-    /// The host that the client asked for.
+    /// The host that the client asked for: of an absolute target, or else the header `Host`.
     #[serde(borrow, default, deserialize_with = "text")]
     pub host: Option<Text<'a>>,
     /// The path of the pixel.
@@ -66,7 +66,7 @@ pub struct Visit<'a> {
     /// The query string, without its question mark.
     #[serde(borrow, default, deserialize_with = "text")]
     pub query: Option<Text<'a>>,
-    /// The languages that the client prefers.
+    /// The languages that the client prefers: the header `Accept-Language`.
     #[serde(borrow, default, deserialize_with = "text")]
     pub accept_language: Option<Text<'a>>,
     /// Whether the client sent `DNT: 1`.

@@ -1,4 +1,4 @@
-//! Use case "collect": from the facts of a request to a visit, and to a durable place for it.
+//! From the facts of a request to a visit.
 
 use std::net::IpAddr;
 

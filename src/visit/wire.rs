@@ -45,7 +45,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// `<producer>:<first sequence>`.
+    /// The AMQP `message_id`: `<producer>:<first sequence>`.
     pub fn message_id(&self) -> String {
         message_id(self.producer, self.first)
     }
@@ -65,7 +65,7 @@ pub enum Origin {
     },
     /// Another client, known by its `message_id` where it set one.
     Foreign {
-        /// The message's `message_id`.
+        /// The message's AMQP `message_id`, where it has one.
         message_id: Option<String>,
     },
 }

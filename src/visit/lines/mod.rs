@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LineFormat {
-    /// `time|referrer|user agent|ip`.
+    /// `time|referrer|user agent|ip`, the time with seven fraction digits.
     Pipe,
     /// The combined log format of Apache httpd.
     Combined,
-    /// One JSON object.
+    /// One JSON object with all that was collected, producer and sequence.
     Ndjson,
 }
 
