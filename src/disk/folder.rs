@@ -6,14 +6,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_setfl};
 use rustix::io::Errno;
 
-use super::{DiskFile, identity, private_file, sync_folder};
+use super::{DiskFile, identity, open_regular, private_file, sync_folder};
 
 /// Which file it is, whatever its name: device and inode number.
 pub type Identity = (u64, u64);
@@ -21,12 +21,12 @@ pub type Identity = (u64, u64);
 /// A folder.
 pub trait Folder: Send {
     /// Opens the regular file `name`, creating it (mode 0640) where it is absent and `creates` says so. A link is
-    /// not followed.
+    /// not followed, here as below.
     ///
     /// # Errors
     /// What the system said; `NotFound`, also for a folder that is away; `InvalidInput` for what is no regular file.
     fn open(&self, name: &OsStr, creates: bool) -> io::Result<Arc<dyn GrowingFile>>;
-    /// Opens the file `name` to read and write anywhere; `None` where it is absent.
+    /// Opens the regular file `name` to read and write anywhere; `None` where it is absent.
     fn open_disk(&self, name: &OsStr) -> io::Result<Option<Arc<dyn DiskFile>>>;
     /// Creates the file `name` (mode 0640), empty.
     fn create(&self, name: &OsStr) -> io::Result<Arc<dyn DiskFile>>;
@@ -101,23 +101,12 @@ impl RealFolder {
 impl Folder for RealFolder {
     fn open(&self, name: &OsStr, creates: bool) -> io::Result<Arc<dyn GrowingFile>> {
         let path = self.path(name);
-        let flags = OFlags::NOFOLLOW.bits() as i32;
-        let mut options = private_file();
-        let appending = options.create(creates).read(true).append(true).custom_flags(flags).open(&path);
-        let appending = appending.map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::LOOP) => {
-                io::Error::new(ErrorKind::InvalidInput, "it is a symbolic link, and those are not followed")
-            }
-            _ => error,
-        })?;
-        if !appending.metadata()?.is_file() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
-        }
+        let appending = open_regular(&path, private_file().create(creates).read(true).append(true))?;
         Ok(Arc::new(RealFile { path, appending, writing: Mutex::new(()), is_told: Once::new() }))
     }
 
     fn open_disk(&self, name: &OsStr) -> io::Result<Option<Arc<dyn DiskFile>>> {
-        match fs::OpenOptions::new().read(true).write(true).open(self.path(name)) {
+        match open_regular(&self.path(name), fs::OpenOptions::new().read(true).write(true)) {
             Ok(file) => Ok(Some(Arc::new(file))),
             Err(error) if error.kind() == ErrorKind::NotFound && self.0.exists() => Ok(None),
             Err(error) => Err(error),
@@ -125,7 +114,8 @@ impl Folder for RealFolder {
     }
 
     fn create(&self, name: &OsStr) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(private_file().read(true).write(true).truncate(true).open(self.path(name))?))
+        let mut options = private_file();
+        Ok(Arc::new(open_regular(&self.path(name), options.read(true).write(true).truncate(true))?))
     }
 
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {

@@ -12,6 +12,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
 /// A file. What was written is safe from a power cut only after `sync`.
 pub trait DiskFile: Send + Sync {
     /// Its length in bytes.
@@ -83,6 +86,30 @@ pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o640);
     options
+}
+
+/// Opens the regular file at `path` as `options` say. Nothing is waited for, and no link is followed.
+///
+/// # Errors
+/// What the system said; `InvalidInput`, with the cure, for what is no regular file.
+pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let other = |what: &str| {
+        let cure = format!("it is {what} and no regular file: move it away, or name another output");
+        io::Error::new(io::ErrorKind::InvalidInput, cure)
+    };
+    // A FIFO would wait for its other end, a device for whatever it waits for.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = options.custom_flags(flags.bits() as i32).open(path);
+    let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => other("a symbolic link, which is not followed,"),
+        Some(Errno::ISDIR) => other("a folder"),
+        Some(Errno::NXIO | Errno::NODEV) => other("a socket, a FIFO or a device"),
+        _ => error,
+    })?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(other("a FIFO, a device or a folder")),
+    }
 }
 
 /// Which file it is, whatever its name: device and inode number.

@@ -14,14 +14,14 @@
 //! anew in format 2.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::disk::folder::{Folder, Identity, RealFolder};
 use crate::disk::journal::{Journal, find_record, read_record};
-use crate::disk::{DiskFile, folder_of, sibling};
+use crate::disk::{DiskFile, folder_of, open_regular, sibling};
 use crate::record::{Entry, FileRecord, Ledger, LedgerError, Written};
 
 /// What a ledger of this format begins with.
@@ -264,8 +264,8 @@ pub fn read(path: &Path) -> io::Result<LedgerContent> {
 fn look_until_whole<T>(path: &Path, read: impl Fn(&File) -> io::Result<(T, u64)>) -> io::Result<T> {
     let mut looks = 0;
     loop {
-        // Anew each time: it may have been written anew.
-        let file = File::open(path)?;
+        // Anew each time: it may have been written anew. Whoever reads may name it by a link.
+        let file = open_regular(&path.canonicalize()?, OpenOptions::new().read(true))?;
         let length = file.metadata()?.len();
         let (content, end) = read(&file)?;
         if end > 0 && end >= length {
