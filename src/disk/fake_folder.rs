@@ -74,6 +74,8 @@ pub(crate) struct Disk {
     pub(crate) is_dead: bool,
     /// Whether a write that fails leaves the position where it was, whatever arrived: as on a mount that syncs.
     pub(crate) is_sync_mount: bool,
+    /// The file that cannot grow.
+    pub(crate) full: Option<&'static str>,
     /// Whether the running process has the right to write still.
     pub(crate) has_lock: bool,
     pub(crate) stop: Stop,
@@ -330,7 +332,16 @@ impl FakeHandle {
         })
     }
 
+    /// Refuses where the file cannot be as long as `end`.
+    fn grow(&self, end: u64) -> io::Result<()> {
+        let disk = self.disk.disk();
+        let full = disk.full.and_then(|name| disk.names.get(OsStr::new(name)));
+        let is_refused = full == Some(&self.inode) && end > disk.inodes[self.inode].live.len() as u64;
+        if is_refused { Err(refused()) } else { Ok(()) }
+    }
+
     fn write_in_place(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.grow(offset + bytes.len() as u64)?;
         let written = self.disk.change(|disk, is_half| {
             let bytes = if is_half { &bytes[..bytes.len() / 2] } else { bytes };
             disk.write(self.inode, bytes, offset as usize);
@@ -379,6 +390,10 @@ impl DiskFile for FakeHandle {
     }
     fn sync(&self) -> io::Result<()> {
         self.synchronise()
+    }
+    fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.disk.ask(|_| ())?;
+        self.grow(offset + bytes)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.ask(|disk| {

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_setfl};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::{DiskFile, identity, open_regular, private_file, sync_folder};
@@ -192,11 +192,7 @@ impl GrowingFile for RealFile {
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
-        match fallocate(&self.appending, FallocateFlags::KEEP_SIZE, self.len()?, bytes) {
-            Err(Errno::NOSPC) => Err(Errno::NOSPC.into()),
-            // What else it may say is about the call, not about the room.
-            _ => Ok(()),
-        }
+        DiskFile::reserve(&self.appending, self.len()?, bytes)
     }
 
     fn position(&self) -> io::Result<u64> {

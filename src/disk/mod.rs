@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
 /// A file. What was written is safe from a power cut only after `sync`.
@@ -28,6 +28,11 @@ pub trait DiskFile: Send + Sync {
     /// Makes content and length durable (fdatasync). After an error nothing is known of what was
     /// written since the last one.
     fn sync(&self) -> io::Result<()>;
+    /// Takes room for `bytes` from `offset` on without making it longer, so that a disk that is full says so before
+    /// anything is written. A file system that cannot do that does nothing.
+    fn reserve(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Cuts or extends with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Whether it is empty.
@@ -53,6 +58,13 @@ impl DiskFile for File {
     }
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+    fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        match fallocate(self, FallocateFlags::KEEP_SIZE, offset, bytes) {
+            Err(full @ (Errno::NOSPC | Errno::DQUOT)) => Err(full.into()),
+            // What else it may say is about the call, not about the room.
+            _ => Ok(()),
+        }
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)

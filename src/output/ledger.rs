@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::disk::folder::{Folder, Identity, RealFolder};
 use crate::disk::journal::{Journal, find_record, read_record};
 use crate::disk::{DiskFile, folder_of, open_regular, sibling};
-use crate::record::{Entry, FileRecord, Ledger, LedgerError, Written};
+use crate::record::{BLOCK_BYTES, Entry, FileRecord, Ledger, LedgerError, Written};
 
 /// What a ledger of this format begins with.
 const FORMAT: &str = "pixel ledger 2";
@@ -31,6 +31,9 @@ const FORMAT_PREFIX: &str = "pixel ledger ";
 const FILES_FORMAT: &str = "pixel files 1";
 /// It is written anew when it is this much longer than four times its state, in bytes.
 const GROWTH_BYTES: u64 = 1 << 20;
+/// About how long an entry is at most, but for the checksums, of which each takes so much.
+const ENTRY_BYTES: u64 = 64 << 10;
+const CHECKSUM_BYTES: u64 = 11;
 /// How often, and how long apart, it is looked whether an entry that is not whole is one that is being written.
 const LOOKS: u32 = 10;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -146,6 +149,11 @@ impl LedgerFile {
 impl Ledger for LedgerFile {
     fn written(&self) -> &Written {
         &self.written
+    }
+
+    fn reserve(&mut self, bytes: usize) -> Result<(), LedgerError> {
+        let checksums = bytes as u64 / BLOCK_BYTES * CHECKSUM_BYTES;
+        self.journal.reserve(ENTRY_BYTES + checksums).map_err(|error| self.error(error))
     }
 
     fn commit(&mut self, entry: &Entry) -> Result<(), LedgerError> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -552,6 +552,31 @@ fn a_call_that_fails_while_lines_are_claimed_repeats_nothing() {
             assert_eq!(outcome, Ok(()), "killed after call {kill}, then call {call} fails");
         }
     }
+}
+
+/// From the first byte of a batch on, the file was kept locked until the ledger's disk had room again: also from those
+/// who would have made some.
+#[test]
+fn while_the_ledger_has_no_room_others_get_the_flock() {
+    let folder = FakeFolder::default();
+    live(&folder, &first_message(), &Fate::default());
+    let writer = {
+        let folder = folder.clone();
+        folder.disk().full = Some(LEDGER);
+        std::thread::spawn(move || live_by_process(&folder, &messages(), &[]))
+    };
+    let output = folder.open(OsStr::new(OUTPUT), false).expect("it was written to");
+    // Twice, as the writer may not have begun yet.
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(300));
+        let until = Instant::now() + Duration::from_secs(5);
+        while !output.try_lock().expect("the disk works") {
+            assert!(Instant::now() < until, "the writer keeps it locked");
+        }
+        output.unlock();
+    }
+    folder.disk().full = None;
+    assert_eq!(writer.join().expect("it does not panic").and_then(|()| once(&folder)), Ok(()));
 }
 
 /// Linux leaves the position where it was when the sync that `chattr +S` asks for fails, and the bytes are there.

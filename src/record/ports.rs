@@ -215,6 +215,12 @@ impl fmt::Display for VisitLogError {
 pub trait Ledger {
     /// The state, without what failed to be committed.
     fn written(&self) -> &Written;
+    /// Takes room for an entry about `bytes` of lines, so that a disk that is full says so before they are appended,
+    /// while others may still have the log.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn reserve(&mut self, bytes: usize) -> Result<(), LedgerError>;
     /// Makes `entry` part of the state, durably.
     ///
     /// # Errors
