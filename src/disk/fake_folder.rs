@@ -206,19 +206,23 @@ impl FakeFolder {
 
     /// All that stands in outputs, by name.
     pub(crate) fn outputs(&self) -> Vec<(String, Vec<u8>)> {
-        let disk = self.disk();
-        let all = disk.names.iter().map(|(name, inode)| (name.to_string_lossy().into_owned(), *inode));
-        let outputs = all.filter(|(name, _)| !name.contains("ledger"));
-        outputs.map(|(name, inode)| (name, disk.inodes[inode].live.clone())).collect()
+        let all = self.files(false).into_iter();
+        all.filter(|(name, _)| !name.contains("ledger")).collect()
     }
 
     /// The same, as a power cut would leave it.
     pub(crate) fn durable_outputs(&self) -> Vec<(String, Vec<u8>)> {
+        let all = self.files(true).into_iter();
+        all.filter(|(name, _)| !name.contains("ledger")).collect()
+    }
+
+    /// Every file by name, as it is or as a power cut would leave it.
+    pub(crate) fn files(&self, is_durable: bool) -> Vec<(String, Vec<u8>)> {
         let disk = self.disk();
-        let all =
-            disk.durable_names.iter().map(|(name, inode)| (name.to_string_lossy().into_owned(), *inode));
-        let outputs = all.filter(|(name, _)| !name.contains("ledger"));
-        outputs.map(|(name, inode)| (name, disk.inodes[inode].durable.clone())).collect()
+        let names = if is_durable { &disk.durable_names } else { &disk.names };
+        let content = |inode: &Inode| if is_durable { inode.durable.clone() } else { inode.live.clone() };
+        let all = names.iter().map(|(name, inode)| (name, content(&disk.inodes[*inode])));
+        all.map(|(name, content)| (name.to_string_lossy().into_owned(), content)).collect()
     }
 
     /// Writes a file as somebody else does.

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::fs::{OFlags, fcntl_setfl, major, minor};
 use rustix::io::Errno;
 
 use super::{DiskFile, identity, open_regular, private_file, sync_folder};
@@ -243,16 +243,21 @@ impl GrowingFile for RealFile {
 
 /// Which process holds a flock on `file` (proc(5), /proc/locks), fit to be shown.
 pub fn lock_holder(file: &File) -> Option<String> {
-    let inode = file.metadata().ok()?.ino().to_string();
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    let holder = locks.lines().find_map(|line| {
+    let holder = flock_of(&locks, identity(&file.metadata().ok()?))?;
+    let name = fs::read_to_string(format!("/proc/{holder}/comm")).unwrap_or_default();
+    Some(format!("process {holder} ({})", name.trim()))
+}
+
+/// The process that has the flock of a file, in what /proc/locks says.
+fn flock_of(locks: &str, (device, inode): Identity) -> Option<&str> {
+    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    locks.lines().find_map(|line| {
         // As in `1: FLOCK  ADVISORY  WRITE 4711 fd:01:131090 0 EOF`; a process that waits has `->` in front.
         let words: Vec<&str> = line.split_whitespace().collect();
         let [_, "FLOCK", _, _, process, place, ..] = words[..] else { return None };
-        (place.rsplit(':').next() == Some(&inode)).then_some(process)
-    })?;
-    let name = fs::read_to_string(format!("/proc/{holder}/comm")).unwrap_or_default();
-    Some(format!("process {holder} ({})", name.trim()))
+        (place == file).then_some(process)
+    })
 }
 
 #[cfg(test)]
@@ -296,6 +301,23 @@ mod tests {
         let mut there = vec![0; 20];
         assert!(file.read_whole(&mut there, 0).expect("the disk works"));
         assert_eq!(there, b"one\ntwo\nthree\nthree\n"[..20]);
+    }
+
+    /// The holder of a lock on another disk's file of the same inode number was named.
+    #[test]
+    fn who_has_a_file_locked_is_told_by_device_and_inode() {
+        let locks = "1: POSIX  ADVISORY  WRITE 1 fd:01:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 2 08:01:77 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 3 fd:01:77 0 EOF\n\
+                     3: FLOCK  ADVISORY  READ 4 fd:01:77 0 EOF\n";
+        let on = |major, minor, inode| flock_of(locks, (rustix::fs::makedev(major, minor), inode));
+        assert_eq!((on(0xfd, 1, 77), on(8, 1, 77)), (Some("4"), Some("2")));
+        assert_eq!((on(8, 2, 77), on(8, 1, 7)), (None, None));
+        let (_temporary, folder) = folder();
+        let (file, other) = (open(&folder), open(&folder));
+        assert!(file.try_lock().expect("the disk works"));
+        let own = format!("process {} (", std::process::id());
+        assert!(other.locked_by().is_some_and(|holder| holder.starts_with(&own)));
     }
 
     /// O_APPEND is off for an instant, and belongs to all who write through the same descriptor.

@@ -17,7 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::disk::folder::{Folder, Identity, RealFolder};
 use crate::disk::journal::{Journal, find_record, read_record};
@@ -31,6 +31,8 @@ const FORMAT_PREFIX: &str = "pixel ledger ";
 const FILES_FORMAT: &str = "pixel files 1";
 /// It is written anew when it is this much longer than four times its state, in bytes.
 const GROWTH_BYTES: u64 = 1 << 20;
+/// How long after a failure files are closed again.
+const CLOSE_AGAIN: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(60) };
 /// About how long an entry is at most, but for the checksums, of which each takes so much.
 const ENTRY_BYTES: u64 = 64 << 10;
 const CHECKSUM_BYTES: u64 = 11;
@@ -47,6 +49,8 @@ pub struct LedgerFile {
     rewrite_at: u64,
     // Of the journal's file.
     identity: Identity,
+    // Once files could not be closed: when that is tried again.
+    closes_from: Option<Instant>,
     // The journal's name may still be the old journal's after a power cut.
     name_unsynced: bool,
 }
@@ -67,8 +71,17 @@ impl LedgerFile {
             let (journal, identity) = write_anew(&*folder, name, &written)?;
             let rewrite_at = journal.end() * 4 + GROWTH_BYTES;
             let name = name.to_os_string();
-            let mut ledger =
-                LedgerFile { folder, name, journal, written, rewrite_at, identity, name_unsynced: true };
+            let (closes_from, name_unsynced) = (None, true);
+            let mut ledger = LedgerFile {
+                folder,
+                name,
+                journal,
+                written,
+                rewrite_at,
+                identity,
+                closes_from,
+                name_unsynced,
+            };
             ledger.sync_name()?;
             ledger.close_files();
             Ok(ledger)
@@ -109,19 +122,21 @@ impl LedgerFile {
         Ok(())
     }
 
-    /// Moves the records of files that are written to no more. Where that fails they stay here, and the next commit
+    /// Moves the records of files that are written to no more. Where that fails they stay here, and a later commit
     /// tries again.
     fn close_files(&mut self) {
         let closing: Vec<FileRecord> = self.written.files_to_close().into_iter().cloned().collect();
-        if closing.is_empty() {
+        if closing.is_empty() || self.closes_from.is_some_and(|from| Instant::now() < from) {
             return;
         }
         let outcome = self.list_closed(&closing).and_then(|()| {
             let closed = closing.iter().map(|record| record.id).collect();
             self.append(&Entry { closed, ..Entry::default() })
         });
+        self.closes_from = outcome.is_err().then(|| Instant::now() + CLOSE_AGAIN);
         if let Err(error) = outcome {
-            log::debug!("failed to close files in `{}`: {error}", self.folder.path(&self.name).display());
+            let list = self.folder.path(&files_name(&self.name));
+            log::warn!("failed to note rotated files in `{}`: {error}; trying again later", list.display());
         }
     }
 
@@ -136,9 +151,10 @@ impl LedgerFile {
         let mut journal = Journal::open(file, |_| true)?;
         if journal.end() == 0 {
             journal.append(&[&json(&FILES_FORMAT)])?;
-            self.folder.sync()?;
         }
-        closing.iter().try_for_each(|record| journal.append(&[&json(record)]))
+        closing.iter().try_for_each(|record| journal.append(&[&json(record)]))?;
+        // It may be as new, where this failed the last time.
+        self.folder.sync()
     }
 
     fn error(&self, error: io::Error) -> LedgerError {

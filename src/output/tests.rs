@@ -7,9 +7,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{LedgerFile, OutputFile, Right};
+use super::{LedgerFile, OutputFile, Right, Verdict, read_ledger, verify};
 use crate::disk::fake_folder::{Deed, FAULTS, FakeFolder, Fault, OUTPUT};
 use crate::disk::folder::Folder;
 use crate::health::Health;
@@ -536,6 +538,79 @@ fn once(folder: &FakeFolder) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Every file as the ledger says, in what a reader sees and in what a power cut would leave: each byte, and how many
+/// lines.
+fn proved(folder: &FakeFolder) -> Result<(), String> {
+    for is_durable in [false, true] {
+        let files = folder.files(is_durable);
+        let shown = || format!("durable: {is_durable}{}", shown(&folder.outputs()));
+        let real = tempfile::tempdir().expect("a folder");
+        for (name, content) in &files {
+            std::fs::write(real.path().join(name), content).expect("the disk works");
+        }
+        let ledger =
+            read_ledger(&real.path().join(LEDGER)).map_err(|error| format!("{error}; {}", shown()))?;
+        if ledger.lacking > 0 {
+            return Err(format!("{} closed files are not listed; {}", ledger.lacking, shown()));
+        }
+        let records: Vec<_> = ledger.closed.iter().chain(ledger.written.files().values()).collect();
+        let records: Vec<_> = records.into_iter().filter(|record| record.bytes() > 0).collect();
+        let found = verify(&real.path().join(OUTPUT), &[], &records, &|_| ()).expect("the disk works");
+        for (file, record) in found.iter().zip(records) {
+            let content = std::fs::read(&file.path).unwrap_or_default();
+            let lines: usize = count([&content[..]]).into_values().sum();
+            if file.verdict != Verdict::Verified || file.lines != lines as u64 {
+                return Err(format!("{lines} lines, {file:?}, {record:?}; {}", shown()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What may happen to a process, at any of its calls.
+fn fates(deeds: &'static [Deed]) -> impl Strategy<Value = Vec<Fate>> {
+    let fault = (1..120usize, proptest::sample::select(&FAULTS[..]));
+    let deed = (1..120usize, proptest::sample::select(deeds));
+    let several = (vec(fault, 0..3), vec(deed, 0..4), any::<bool>());
+    let fate = several.prop_map(|(faults, deeds, loses_power)| Fate {
+        faults,
+        deeds,
+        loses_power,
+        ..Fate::default()
+    });
+    vec(fate, 1..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
+
+    /// Whatever befalls it, what the ledger says of each file is so.
+    #[test]
+    fn after_any_life_every_visit_is_there_once_and_every_file_is_proved(
+        fates in fates(&[Deed::Append, Deed::AppendTorn, Deed::Rename]),
+    ) {
+        let folder = FakeFolder::default();
+        live(&folder, &first_message(), &Fate::default());
+        let outcome = live_by_process(&folder, &messages(), &fates);
+        prop_assert_eq!(outcome.and_then(|()| once(&folder)).and_then(|()| proved(&folder)), Ok(()));
+    }
+}
+
+/// The list of closed files was not synced into its folder any more once that had failed, and a power cut took it.
+#[test]
+fn the_list_of_closed_files_is_durable_whichever_call_fails() {
+    for call in 1..=60 {
+        for fault in [Fault::FailsBefore, Fault::FailsAfter] {
+            let fates =
+                [Fate { deeds: vec![(1, Deed::Rename)], faults: vec![(call, fault)], ..Fate::default() }];
+            let folder = FakeFolder::default();
+            live(&folder, &first_message(), &Fate::default());
+            let outcome = live_by_process(&folder, &messages(), &fates).and_then(|()| proved(&folder));
+            assert_eq!(outcome, Ok(()), "call {call}: {fault:?}");
+        }
+    }
 }
 
 /// Lines that were claimed for a batch stayed claimed when a later read failed, and the next try appended them.
