@@ -57,6 +57,9 @@ struct Open {
     id: Option<u64>,
 }
 
+/// A file beside the output, or the output itself, and its name.
+type Candidate = (OsString, Arc<dyn GrowingFile>);
+
 impl OutputFile {
     /// The output called `name` in `folder`, whose lines are of `format`. `reopen` has it look at the name again.
     pub fn new(
@@ -150,7 +153,7 @@ impl OutputFile {
         // Nothing was committed to it, and its name may be another file's by now.
         let is_new = self.open.as_ref().is_some_and(|open| open.id.is_none());
         let empty = match marked.as_ref().filter(|mark| mark.length == 0 && is_new) {
-            Some(mark) => self.find_empty(mark, true)?,
+            Some(mark) => self.find_empty(mark, true)?.map(|(_, file)| file),
             None => None,
         };
         let open = self.open.as_mut().expect("it is locked");
@@ -164,7 +167,7 @@ impl OutputFile {
         };
         let id = match &marked {
             Some(mark) if is_marked => mark.file,
-            _ => written.mark().map_or(1, |mark| mark.file + 1),
+            _ => marked.as_ref().map_or(1, |mark| mark.file + 1),
         };
         open.id = Some(id);
         let end = open.file.len()?;
@@ -207,7 +210,7 @@ impl OutputFile {
         let mut noted: Vec<OpenClaims> = written.claims().to_vec();
         noted.retain(|claims| claims.idle_starts < IDLE_STARTS_MAX);
         if let Some(mark) = marked
-            && let Some(file) = self.find(mark, true)?
+            && let Some((_, file)) = self.find(mark, true)?
         {
             let end = file.len()?;
             if end > mark.length {
@@ -215,23 +218,24 @@ impl OutputFile {
             }
         }
         let mut claims = Claims::default();
-        for one in noted {
-            if let Some(file) = self.find(&one.mark, is_last(&one.mark))? {
+        for mut one in noted {
+            if let Some((name, file)) = self.find(&one.mark, is_last(&one.mark))? {
+                one.mark.name = name.to_string_lossy().into_owned();
                 claims.read(file, one)?;
             }
         }
         Ok(claims)
     }
 
-    /// The file that a mark is of: known by its content, at the output's name or beside it. `is_last` as for
-    /// `find_empty`.
-    fn find(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Arc<dyn GrowingFile>>> {
+    /// The file that a mark is of, and its name by now: known by its content, at the output's name or beside it.
+    /// `is_last` as for `find_empty`.
+    fn find(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Candidate>> {
         if mark.length == 0 {
             return self.find_empty(mark, is_last);
         }
-        for (_, file) in self.candidates(true)? {
+        for (name, file) in self.candidates(true)? {
             if recognises(&*file, mark)? {
-                return Ok(Some(file));
+                return Ok(Some((name, file)));
             }
         }
         Ok(None)
@@ -241,23 +245,24 @@ impl OutputFile {
     /// renamed by now. Should that be another program's, no line in it is claimed but one that is the same. Where none
     /// has the number, as in a copy of the folder, it is the one at the output's name, as long as the mark `is_last`:
     /// behind that one, nothing is committed.
-    fn find_empty(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Arc<dyn GrowingFile>>> {
+    fn find_empty(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Candidate>> {
         let open = self.open.as_ref().expect("it is locked");
+        let open_one = || (self.name.clone(), open.file.clone());
         if mark.inode == Some(open.identity.1) {
-            return Ok(Some(open.file.clone()));
+            return Ok(Some(open_one()));
         }
         if let Some(inode) = mark.inode {
-            for (_, file) in self.candidates(true)? {
+            for (name, file) in self.candidates(true)? {
                 if file.identity()?.1 == inode {
-                    return Ok(Some(file));
+                    return Ok(Some((name, file)));
                 }
             }
         }
-        Ok((is_last || mark.inode.is_none()).then(|| open.file.clone()))
+        Ok((is_last || mark.inode.is_none()).then(open_one))
     }
 
     /// The file that is open, and others whose names begin as the output's where `beside` says so.
-    fn candidates(&self, beside: bool) -> io::Result<Vec<(OsString, Arc<dyn GrowingFile>)>> {
+    fn candidates(&self, beside: bool) -> io::Result<Vec<Candidate>> {
         let open = self.open.as_ref().expect("it is locked");
         let mut candidates = vec![(self.name.clone(), open.file.clone())];
         if beside {

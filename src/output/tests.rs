@@ -16,7 +16,9 @@ use crate::disk::fake_folder::{Deed, FAULTS, FakeFolder, Fault, OUTPUT};
 use crate::disk::folder::Folder;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::record::{DeadLetter, Delivered, Inbox, InboxError, RecordError, Recorder, VisitLogError};
+use crate::record::{
+    DeadLetter, Delivered, FileRecord, Inbox, InboxError, RecordError, Recorder, VisitLogError,
+};
 use crate::stop::Stop;
 use crate::visit::lines::LineFormat;
 use crate::visit::wire::{Origin, Unreadable};
@@ -444,13 +446,11 @@ fn messages_as_lines() -> Vec<u8> {
     folder.content(OUTPUT).expect("the output")
 }
 
-/// What stands behind the mark of a ledger of format 1 was cut off; now it is claimed.
-#[test]
-fn a_ledger_of_format_1_is_read_and_what_stands_behind_its_mark_is_claimed() {
-    let written = messages_as_lines();
+/// An output of which an earlier Pixel committed the first three visits, under the name `name` by now.
+fn of_format_1(name: &str, written: &[u8]) -> FakeFolder {
     let first_three: usize = written.split_inclusive(|byte| *byte == b'\n').take(3).map(<[u8]>::len).sum();
     let folder = FakeFolder::default();
-    folder.put(OUTPUT, &written);
+    folder.put(name, written);
     // As an earlier Pixel wrote it: one entry, whose mark names the file by its inode, the fake disk's first.
     let entry = format!(
         r#"{{"output":{{"device":1,"inode":0,"length":{first_three}}},"spools":{{"{}":{{"written":[[1,3]],"duplicates":0}}}},"foreign":0,"foreign_duplicates":0}}"#,
@@ -459,10 +459,31 @@ fn a_ledger_of_format_1_is_read_and_what_stands_behind_its_mark_is_claimed() {
     let length = (entry.len() as u32).to_le_bytes();
     let crc = crc32fast::hash(&[&length[..], entry.as_bytes()].concat()).to_le_bytes();
     folder.put(LEDGER, &[&length[..], &crc, entry.as_bytes()].concat());
+    folder
+}
+
+/// What stands behind the mark of a ledger of format 1 was cut off; now it is claimed.
+#[test]
+fn a_ledger_of_format_1_is_read_and_what_stands_behind_its_mark_is_claimed() {
+    let written = messages_as_lines();
+    let folder = of_format_1(OUTPUT, &written);
     live(&folder, &messages(), &Fate::default());
     assert_eq!(folder.content(OUTPUT).expect("the output"), written, "nothing is added and nothing cut off");
     let ledger = folder.content(LEDGER).expect("the ledger");
     assert!(ledger[8..].starts_with(b"\"pixel ledger 2\""), "it is of today's format now");
+}
+
+/// The file that was renamed since and the new one got the same number, and so one record for both.
+#[test]
+fn a_file_of_a_ledger_of_format_1_that_was_renamed_has_a_record_of_its_own() {
+    let written = messages_as_lines();
+    let folder = of_format_1("visits.log.1", &written);
+    live(&folder, &messages(), &Fate::default());
+    live(&folder, &vec![spooled(100, 2)], &Fate::default());
+    assert_eq!(folder.content("visits.log.1").expect("it is there"), written, "all of it was claimed");
+    let (_, records) = records(&folder, true).expect("a ledger");
+    let known: Vec<_> = records.iter().map(|record| (&record.name[..], record.lines)).collect();
+    assert_eq!(known, [("visits.log.1", 5), (OUTPUT, 2)], "what this Pixel committed");
 }
 
 /// An entry of an earlier Pixel is an object: what this one begins with is none, so it refuses and changes nothing.
@@ -540,23 +561,28 @@ fn once(folder: &FakeFolder) -> Result<(), String> {
     Ok(())
 }
 
-/// Every file as the ledger says, in what a reader sees and in what a power cut would leave: each byte, and how many
-/// lines.
+/// The files on a real disk, as a reader sees them or as a power cut would leave them, and what the ledger says of each.
+fn records(folder: &FakeFolder, is_durable: bool) -> Result<(tempfile::TempDir, Vec<FileRecord>), String> {
+    let real = tempfile::tempdir().expect("a folder");
+    for (name, content) in folder.files(is_durable) {
+        std::fs::write(real.path().join(name), content).expect("the disk works");
+    }
+    let ledger = read_ledger(&real.path().join(LEDGER)).map_err(|error| error.to_string())?;
+    if ledger.lacking > 0 {
+        return Err(format!("{} closed files are not listed", ledger.lacking));
+    }
+    let mut records = ledger.closed;
+    records.extend(ledger.written.files().values().cloned());
+    records.retain(|record| record.bytes() > 0);
+    Ok((real, records))
+}
+
+/// Every file is as the ledger says: each byte, and how many lines.
 fn proved(folder: &FakeFolder) -> Result<(), String> {
     for is_durable in [false, true] {
-        let files = folder.files(is_durable);
         let shown = || format!("durable: {is_durable}{}", shown(&folder.outputs()));
-        let real = tempfile::tempdir().expect("a folder");
-        for (name, content) in &files {
-            std::fs::write(real.path().join(name), content).expect("the disk works");
-        }
-        let ledger =
-            read_ledger(&real.path().join(LEDGER)).map_err(|error| format!("{error}; {}", shown()))?;
-        if ledger.lacking > 0 {
-            return Err(format!("{} closed files are not listed; {}", ledger.lacking, shown()));
-        }
-        let records: Vec<_> = ledger.closed.iter().chain(ledger.written.files().values()).collect();
-        let records: Vec<_> = records.into_iter().filter(|record| record.bytes() > 0).collect();
+        let (real, records) = records(folder, is_durable).map_err(|error| format!("{error}; {}", shown()))?;
+        let records: Vec<&FileRecord> = records.iter().collect();
         let found = verify(&real.path().join(OUTPUT), &[], &records, &|_| ()).expect("the disk works");
         for (file, record) in found.iter().zip(records) {
             let content = std::fs::read(&file.path).unwrap_or_default();

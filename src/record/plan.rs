@@ -74,7 +74,11 @@ impl<'a> Plan<'a> {
                 let known = written.files().get(&placed.file);
                 let last = known.and_then(|known| known.stretches.last()).cloned();
                 let record = FileRecord { stretches: last.into_iter().collect(), ..FileRecord::default() };
-                (FileChange { file: placed.file, ..FileChange::default() }, record)
+                // Of one that is not the mark's the claims know the name.
+                let claims = written.claims().iter().find(|claims| claims.mark.file == placed.file);
+                let name = claims.map(|claims| claims.mark.name.clone());
+                let name = name.filter(|_| placed.file != appended.mark.file);
+                (FileChange { file: placed.file, name, ..FileChange::default() }, record)
             });
             let stretch = FileRecord::stretch(record.stretches.last(), placed.start, &placed.bytes);
             record.add(&stretch);
