@@ -45,8 +45,8 @@ pub struct OutputFile {
     // `None` until the first batch has compared the file with the ledger.
     claims: Option<Claims>,
     batch: Option<Batch>,
-    // What `append` returned, until the ledger knows of it.
-    appended: Option<Appended>,
+    // Where the batch ended and which claims it left open, once it is durable.
+    appended: Option<(Mark, Option<Vec<OpenClaims>>)>,
 }
 
 /// The file that has the output's name, or had it when a batch was begun.
@@ -349,7 +349,27 @@ impl OutputFile {
         Ok(true)
     }
 
-    fn write(&mut self, lines: &Lines, as_claimed: &[Lines]) -> io::Result<Appended> {
+    /// Writes what is left of the batch; returns what `write` does.
+    fn write_all(
+        &mut self,
+        lines: &Lines,
+        as_claimed: &[Lines],
+    ) -> io::Result<(Mark, Option<Vec<OpenClaims>>)> {
+        if self.was_cut_off(lines)? {
+            let text = "it was cut off while it was written to";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        }
+        let written = self.write(lines, as_claimed);
+        if written.is_err() && self.batch.as_ref().is_none_or(Batch::is_untouched) {
+            // Nothing is written yet: whoever waits for the file may be about to make room.
+            self.batch = None;
+            self.unlock();
+        }
+        written
+    }
+
+    /// Makes the batch durable; returns where it ends, and the claims that are open thereafter where that changed.
+    fn write(&mut self, lines: &Lines, as_claimed: &[Lines]) -> io::Result<(Mark, Option<Vec<OpenClaims>>)> {
         let open = self.open.as_ref().expect("it is locked");
         let claims = self.claims.as_mut().expect("it was compared");
         let batch = match &mut self.batch {
@@ -384,7 +404,6 @@ impl OutputFile {
             return Err(io::Error::new(io::ErrorKind::NotFound, "it was removed while it was written to"));
         }
         let id = open.id.expect("it was compared");
-        let placed = batch.placed(id, claims, lines);
         let end = match batch.end() {
             Some(end) => end,
             None => open.file.len()?,
@@ -392,7 +411,7 @@ impl OutputFile {
         let mark = mark_of(&*open.file, id, &self.name, self.format, end)?;
         let after = claims.open_after(batch.places());
         let after = after.or_else(|| batch.has_claimed().then(|| claims.open()));
-        Ok(Appended { mark, placed, claims: after })
+        Ok((mark, after))
     }
 }
 
@@ -426,25 +445,21 @@ impl VisitLog for OutputFile {
         self.claims.as_ref().map(Claims::formats).unwrap_or_default()
     }
 
-    fn append(&mut self, lines: &Lines, as_claimed: &[Lines]) -> Result<Appended, VisitLogError> {
-        if let Some(appended) = &self.appended {
-            return Ok(appended.clone());
+    fn append<'a>(
+        &'a mut self,
+        lines: &'a Lines,
+        as_claimed: &[Lines],
+    ) -> Result<Appended<'a>, VisitLogError> {
+        if self.appended.is_none() {
+            let written = self.write_all(lines, as_claimed).map_err(|error| self.failed(error))?;
+            self.appended = Some(written);
         }
-        if self.was_cut_off(lines).map_err(|error| self.failed(error))? {
-            let text = "it was cut off while it was written to";
-            return Err(self.failed(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
-        }
-        match self.write(lines, as_claimed) {
-            Ok(appended) => Ok(self.appended.insert(appended).clone()),
-            Err(error) => {
-                if self.batch.as_ref().is_none_or(Batch::is_untouched) {
-                    // Nothing is written yet: whoever waits for the file may be about to make room.
-                    self.batch = None;
-                    self.unlock();
-                }
-                Err(self.failed(error))
-            }
-        }
+        let (Some((mark, open)), Some(batch), Some(claims)) = (&self.appended, &self.batch, &self.claims)
+        else {
+            unreachable!("it was just written")
+        };
+        let placed = batch.placed(mark.file, claims, lines);
+        Ok(Appended { mark: mark.clone(), placed, claims: open.clone() })
     }
 
     fn settle(&mut self) {

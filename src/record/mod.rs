@@ -230,7 +230,7 @@ impl Recorder<'_> {
             self.ledger.reserve(plan.lines.bytes.len())?;
             self.begin()?;
             let appended = self.visit_log.append(&plan.lines, &plan.as_claimed)?;
-            plan.place(&appended, self.ledger.written(), &mut entry);
+            Plan::place(&appended, self.ledger.written(), &mut entry);
         }
         if !entry.is_empty() {
             self.visit_log.check()?;
