@@ -46,6 +46,8 @@ pub(crate) enum Deed {
     Rename,
     Remove,
     Truncate,
+    /// Copies the file beside, and cuts it off.
+    CopyTruncate,
     /// Removes the lock file while the writer is paused.
     TakeLock,
 }
@@ -128,6 +130,17 @@ impl Disk {
                 self.gone.extend_from_slice(&content);
                 self.inodes[inode].durable.clear();
                 self.inodes[inode].is_dirty.clear();
+            }
+            Deed::CopyTruncate => {
+                self.renames += 1;
+                let live = std::mem::take(&mut self.inodes[inode].live);
+                let is_dirty = vec![false; live.len()];
+                let copy = Inode { durable: live.clone(), live, is_dirty, links: 1, locked_by: None };
+                self.inodes[inode].durable.clear();
+                self.inodes[inode].is_dirty.clear();
+                self.inodes.push(copy);
+                self.names.insert(format!("{OUTPUT}.{}", self.renames).into(), self.inodes.len() - 1);
+                self.durable_names = self.names.clone();
             }
             Deed::TakeLock => self.has_lock = false,
         }

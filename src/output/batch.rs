@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::claims::{Claims, Place};
 use crate::disk::folder::GrowingFile;
-use crate::record::{Lines, Placed};
+use crate::record::{Lines, Placed, TAIL_BYTES};
 
 /// How many times in a row an append may bring nothing further before that counts as a failure.
 const IN_VAIN_MAX: u32 = 8;
@@ -144,12 +144,14 @@ impl Batch {
         self.has_fragment || !self.claimed.is_empty()
     }
 
-    /// Whether what of it was appended stands in `file` still.
+    /// Whether what of it was appended stands in `file` still: the end of each part tells, as what is cut off and grows
+    /// again is other bytes.
     pub(super) fn stands_in(&self, file: &dyn GrowingFile, lines: &Lines) -> io::Result<bool> {
         for chain in &self.chains {
-            let content = chain.content(lines);
-            let mut there = vec![0; content.len()];
-            if !file.read_whole(&mut there, chain.start)? || there != *content {
+            let bytes = &lines.bytes[chain.bytes.clone()];
+            let last = &bytes[bytes.len().saturating_sub(TAIL_BYTES as usize)..];
+            let mut there = vec![0; last.len()];
+            if !file.read_whole(&mut there, chain.end() - last.len() as u64)? || there != last {
                 return Ok(false);
             }
         }
@@ -316,6 +318,11 @@ impl Batch {
             Placed { file, start: chain.start, bytes: chain.content(lines), lines: whole.count() as u64 }
         });
         claimed.chain(appended).collect()
+    }
+
+    /// Where the first of what was appended starts; `None` where nothing was.
+    pub(super) fn start(&self) -> Option<u64> {
+        self.chains.iter().map(|chain| chain.start).min()
     }
 
     /// Where the last of what was appended ends; `None` where nothing was.

@@ -45,6 +45,8 @@ pub struct OutputFile {
     // `None` until the first batch has compared the file with the ledger.
     claims: Option<Claims>,
     batch: Option<Batch>,
+    // The file that was cut off in the last batch, and from where on what stands in it since has to be claimed.
+    cut: Option<(Arc<dyn GrowingFile>, u64)>,
     // Where the batch ended and which claims it left open, once it is durable.
     appended: Option<(Mark, Option<Vec<OpenClaims>>)>,
 }
@@ -53,8 +55,8 @@ pub struct OutputFile {
 struct Open {
     file: Arc<dyn GrowingFile>,
     identity: Identity,
-    // The ledger's number for it, once it was compared.
-    id: Option<u64>,
+    // How the ledger knows it, once it was compared.
+    mark: Option<Mark>,
 }
 
 /// A file beside the output, or the output itself, and its name.
@@ -81,6 +83,7 @@ impl OutputFile {
             is_held: false,
             claims: None,
             batch: None,
+            cut: None,
             appended: None,
         }
     }
@@ -105,8 +108,8 @@ impl OutputFile {
             0 => log::info!("opened `{}` (new)", path.display()),
             _ => log::info!("opened `{}` (existing, {length} bytes)", path.display()),
         }
-        let before = self.open.replace(Open { file, identity, id: None });
-        self.renamed = before.and_then(|before| Some((before.id?, before.identity))).or(self.renamed);
+        let before = self.open.replace(Open { file, identity, mark: None });
+        self.renamed = before.and_then(|before| Some((before.mark?.file, before.identity))).or(self.renamed);
         Ok(())
     }
 
@@ -151,28 +154,34 @@ impl OutputFile {
         entry.claims = self.claims.as_ref().map(Claims::open).filter(|open| open != written.claims());
         entry.began_late = self.begins_late(written)?;
         // Nothing was committed to it, and its name may be another file's by now.
-        let is_new = self.open.as_ref().is_some_and(|open| open.id.is_none());
+        let is_new = self.open.as_ref().is_some_and(|open| open.mark.is_none());
         let empty = match marked.as_ref().filter(|mark| mark.length == 0 && is_new) {
             Some(mark) => self.find_empty(mark, true)?.map(|(_, file)| file),
             None => None,
         };
         let open = self.open.as_mut().expect("it is locked");
+        // One that was cut off, and renamed since, has a number of its own.
+        let is_behind_cut = self.cut.as_ref().is_some_and(|(cut, _)| !Arc::ptr_eq(cut, &open.file));
+        let known = open.mark.as_ref().map(|mark| mark.file);
         let is_marked = match &marked {
-            Some(mark) if mark.length == 0 => match open.id {
+            Some(mark) if mark.length == 0 => match known {
                 Some(id) => id == mark.file,
                 None => empty.is_some_and(|file| Arc::ptr_eq(&file, &open.file)),
             },
-            Some(mark) => recognises(&*open.file, mark)? && open.id.is_none_or(|id| id == mark.file),
+            Some(mark) => recognises(&*open.file, mark)? && known.is_none_or(|id| id == mark.file),
             None => false,
         };
         let id = match &marked {
             Some(mark) if is_marked => mark.file,
-            _ => marked.as_ref().map_or(1, |mark| mark.file + 1),
+            marked => next_number(marked.as_ref()) + u64::from(is_behind_cut),
         };
-        open.id = Some(id);
         let end = open.file.len()?;
         let fragment = self.claims.as_ref().and_then(|claims| claims.fragment_start(&open.file, end));
         let mark = mark_of(&*open.file, id, &self.name, self.format, fragment.unwrap_or(end))?;
+        if is_marked && marked.is_some_and(|marked| end < marked.length) {
+            return Err(was_cut_off());
+        }
+        open.mark = Some(mark.clone());
         if mark.length > 0 && written.mark() != Some(&mark) {
             // What a killed process or others left is in memory alone, maybe, and a power cut would take it away from
             // below the mark.
@@ -218,6 +227,14 @@ impl OutputFile {
             }
         }
         let mut claims = Claims::default();
+        if let Some((cut, from)) = &self.cut {
+            // Its number may be another's, from when it was cut off before.
+            let inode = cut.identity()?.1;
+            noted.retain(|claims| claims.mark.inode != Some(inode));
+            let mark = mark_of(&**cut, next_number(marked), &self.name, self.format, *from)?;
+            let end = cut.len()?;
+            claims.read(cut.clone(), OpenClaims { mark, end, used: Default::default(), idle_starts: 0 })?;
+        }
         for mut one in noted {
             if let Some((name, file)) = self.find(&one.mark, is_last(&one.mark))? {
                 one.mark.name = name.to_string_lossy().into_owned();
@@ -337,16 +354,23 @@ impl OutputFile {
         Ok(false)
     }
 
-    /// Whether what was appended of the batch stands no longer where it was: then the file is compared anew.
-    fn was_cut_off(&mut self, lines: &Lines) -> io::Result<bool> {
-        let (Some(open), Some(batch)) = (&mut self.open, &mut self.batch) else { return Ok(false) };
-        if batch.stands_in(&*open.file, lines)? {
-            return Ok(false);
+    /// Whether what the ledger knows of the file, and what was appended of the batch, stands where it did. Where not,
+    /// the file was cut off, and maybe copied before: the batch is begun anew as after a crash, so that it claims its
+    /// lines in the copy, which goes on with the file's record, and in the file, which gets a new one.
+    fn stands(&mut self, lines: &Lines) -> io::Result<()> {
+        let (Some(open), Some(batch)) = (&mut self.open, &self.batch) else { return Ok(()) };
+        let mark = open.mark.as_ref().expect("it was compared");
+        if recognises(&*open.file, mark)? && batch.stands_in(&*open.file, lines)? {
+            return Ok(());
         }
-        batch.begin_anew();
-        open.id = None;
+        // Where others only changed what stands before the mark, that is no line to be claimed.
+        let is_shorter = open.file.len()?.min(batch.start().unwrap_or(u64::MAX)) < mark.length;
+        let from = if is_shorter { 0 } else { mark.length };
+        // One that was empty is found as such.
+        self.cut = (mark.length > 0).then(|| (open.file.clone(), from));
+        (open.mark, self.batch, self.claims) = (None, None, None);
         self.unlock();
-        Ok(true)
+        Err(was_cut_off())
     }
 
     /// Writes what is left of the batch; returns what `write` does.
@@ -355,17 +379,16 @@ impl OutputFile {
         lines: &Lines,
         as_claimed: &[Lines],
     ) -> io::Result<(Mark, Option<Vec<OpenClaims>>)> {
-        if self.was_cut_off(lines)? {
-            let text = "it was cut off while it was written to";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-        }
+        self.stands(lines)?;
         let written = self.write(lines, as_claimed);
         if written.is_err() && self.batch.as_ref().is_none_or(Batch::is_untouched) {
             // Nothing is written yet: whoever waits for the file may be about to make room.
             self.batch = None;
             self.unlock();
         }
-        written
+        let written = written?;
+        self.stands(lines)?;
+        Ok(written)
     }
 
     /// Makes the batch durable; returns where it ends, and the claims that are open thereafter where that changed.
@@ -403,11 +426,11 @@ impl OutputFile {
             }
             return Err(io::Error::new(io::ErrorKind::NotFound, "it was removed while it was written to"));
         }
-        let id = open.id.expect("it was compared");
         let end = match batch.end() {
             Some(end) => end,
             None => open.file.len()?,
         };
+        let id = open.mark.as_ref().expect("it was compared").file;
         let mark = mark_of(&*open.file, id, &self.name, self.format, end)?;
         let after = claims.open_after(batch.places());
         let after = after.or_else(|| batch.has_claimed().then(|| claims.open()));
@@ -450,6 +473,7 @@ impl VisitLog for OutputFile {
         lines: &'a Lines,
         as_claimed: &[Lines],
     ) -> Result<Appended<'a>, VisitLogError> {
+        self.cut = None;
         if self.appended.is_none() {
             let written = self.write_all(lines, as_claimed).map_err(|error| self.failed(error))?;
             self.appended = Some(written);
@@ -472,8 +496,21 @@ impl VisitLog for OutputFile {
     }
 
     fn let_go(&mut self) {
+        if self.cut.is_some() {
+            // They were read for this file to be claimed, and it may be another the next time.
+            self.claims = None;
+        }
         self.unlock();
     }
+}
+
+fn was_cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut off while it was written to")
+}
+
+/// The number of a file that the ledger does not know.
+fn next_number(marked: Option<&Mark>) -> u64 {
+    marked.map_or(1, |mark| mark.file + 1)
 }
 
 /// Whether `error`, from opening a file, says that it is none that Pixel writes to.
