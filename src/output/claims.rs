@@ -184,6 +184,15 @@ impl Claims {
         self.fragment.take_if(is_of).map(|(place, _)| place)
     }
 
+    /// Where what may be claimed in the ledger's file `id` ends, in bytes.
+    pub(super) fn end_in(&self, id: u64) -> u64 {
+        let of = |file: &Claimable| file.noted.mark.file == id;
+        let fragment = self.fragment.as_ref().filter(|(place, _)| of(&self.files[place.of]));
+        let fragment = fragment.map(|(place, _)| place.start + place.length);
+        let ends = self.files.iter().filter(|file| of(file)).map(|file| file.noted.end);
+        ends.chain(fragment).max().unwrap_or(0)
+    }
+
     /// The file that a place is in.
     pub(super) fn file(&self, place: Place) -> &Claimable {
         &self.files[place.of]

@@ -19,13 +19,18 @@ use super::claims::Claims;
 use super::lock::Right;
 use crate::disk::folder::{Folder, GrowingFile, Identity};
 use crate::record::{
-    Appended, Entry, FileChange, Lines, Mark, OpenClaims, TAIL_BYTES, VisitLog, VisitLogError, Written,
+    Appended, BLOCK_BYTES, Entry, FileChange, Lines, Mark, OpenClaims, Placed, TAIL_BYTES, VisitLog,
+    VisitLogError, Written,
 };
 use crate::visit::lines::LineFormat;
 
 /// How long somebody may keep the output locked before that counts as a failure.
 const READER_MAX: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(5) };
 const POLL: Duration = Duration::from_millis(1);
+/// How many parts, with bytes of others in between, a file's record may have: past that, up to so many of those bytes
+/// are checked along with ours, as a file to which others append all the time would have the ledger grow without bound.
+const STRETCHES_MAX: usize = if cfg!(test) { 20 } else { 10_000 };
+const JOINED_MAX_BYTES: u64 = BLOCK_BYTES;
 /// How many starts that wrote something a claim is kept for that nobody makes.
 const IDLE_STARTS_MAX: u32 = 2;
 
@@ -40,6 +45,8 @@ pub struct OutputFile {
     open: Option<Open>,
     // The one that was open before, whose new name the ledger has to be told.
     renamed: Option<(u64, Identity)>,
+    // Where its record ends, if that has so many parts that the next is to be joined to the last.
+    joins: Option<u64>,
     // Whether the file that is open is locked, and was compared with the ledger since.
     is_held: bool,
     // `None` until the first batch has compared the file with the ledger.
@@ -80,6 +87,7 @@ impl OutputFile {
             format,
             open: None,
             renamed: None,
+            joins: None,
             is_held: false,
             claims: None,
             batch: None,
@@ -182,6 +190,10 @@ impl OutputFile {
             return Err(was_cut_off());
         }
         open.mark = Some(mark.clone());
+        let record = written.files().get(&id).filter(|record| record.stretches.len() >= STRETCHES_MAX);
+        // What waits to be claimed is noted by itself.
+        let claimed = self.claims.as_ref().map_or(0, |claims| claims.end_in(id));
+        self.joins = record.and_then(|record| record.goes_on_at()).filter(|end| *end >= claimed);
         if mark.length > 0 && written.mark() != Some(&mark) {
             // What a killed process or others left is in memory alone, maybe, and a power cut would take it away from
             // below the mark.
@@ -482,7 +494,12 @@ impl VisitLog for OutputFile {
         else {
             unreachable!("it was just written")
         };
-        let placed = batch.placed(mark.file, claims, lines);
+        let mut placed = batch.placed(mark.file, claims, lines);
+        if let (Some(end), Some(open)) = (self.joins, &self.open) {
+            let ours = placed.iter_mut().filter(|placed| placed.file == mark.file);
+            let path = || self.folder.path(&self.name).display().to_string();
+            join(&*open.file, end, ours).map_err(|error| VisitLogError::Failed { path: path(), error })?;
+        }
         Ok(Appended { mark: mark.clone(), placed, claims: open.clone() })
     }
 
@@ -502,6 +519,28 @@ impl VisitLog for OutputFile {
         }
         self.unlock();
     }
+}
+
+/// Has each part begin where the one before ended, the first at `end`, if not too much of others' is in between.
+fn join<'a, 'b: 'a>(
+    file: &dyn GrowingFile,
+    mut end: u64,
+    parts: impl Iterator<Item = &'a mut Placed<'b>>,
+) -> io::Result<()> {
+    for part in parts {
+        let after = part.start + part.bytes.len() as u64;
+        let between = part.start.checked_sub(end).filter(|bytes| (1..=JOINED_MAX_BYTES).contains(bytes));
+        if let Some(bytes) = between {
+            let mut between = vec![0; bytes as usize];
+            if !file.read_whole(&mut between, end)? {
+                return Err(was_cut_off());
+            }
+            between.extend_from_slice(&part.bytes);
+            (part.start, part.bytes) = (end, between.into());
+        }
+        end = end.max(after);
+    }
+    Ok(())
 }
 
 fn was_cut_off() -> io::Error {

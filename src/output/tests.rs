@@ -655,6 +655,21 @@ fn an_output_that_is_copied_and_cut_off_between_any_two_calls_is_proved_and_so_i
     }
 }
 
+/// What others append between two batches parts them in the ledger: it grew with each, and was written anew as long.
+#[test]
+fn a_file_to_which_others_append_all_the_time_keeps_its_record_short() {
+    let folder = FakeFolder::default();
+    for life in 0..2 {
+        let messages: Messages = (0..60).map(|n| spooled(1 + 60 * life + n, 1)).collect();
+        let deeds = (0..2_000).step_by(5).map(|call| (call, Deed::Append)).collect();
+        live_by_process(&folder, &messages, &[Fate { deeds, ..Fate::default() }]).expect("it ends");
+    }
+    assert_eq!(proved(&folder), Ok(()));
+    let (_, records) = records(&folder, true).expect("a ledger");
+    let (lines, stretches) = (records[0].lines, records[0].stretches.len());
+    assert!((lines, records.len()) == (120, 1) && (20..30).contains(&stretches), "{lines}, {stretches}");
+}
+
 /// The list of closed files was not synced into its folder any more once that had failed, and a power cut took it.
 #[test]
 fn the_list_of_closed_files_is_durable_whichever_call_fails() {

@@ -80,6 +80,11 @@ impl FileRecord {
         }
     }
 
+    /// Where it ends, if that is where the last of it was written.
+    pub fn goes_on_at(&self) -> Option<u64> {
+        self.stretches.last().map(Stretch::end).filter(|end| *end == self.end())
+    }
+
     /// Where the last of its bytes ends.
     pub fn end(&self) -> u64 {
         self.stretches.iter().map(Stretch::end).max().unwrap_or(0)
