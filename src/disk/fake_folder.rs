@@ -46,6 +46,8 @@ pub(crate) enum Deed {
     Rename,
     Remove,
     Truncate,
+    /// Copies the file beside, and cuts it off.
+    CopyTruncate,
     /// Removes the lock file while the writer is paused.
     TakeLock,
 }
@@ -74,6 +76,8 @@ pub(crate) struct Disk {
     pub(crate) is_dead: bool,
     /// Whether a write that fails leaves the position where it was, whatever arrived: as on a mount that syncs.
     pub(crate) is_sync_mount: bool,
+    /// The file that cannot grow.
+    pub(crate) full: Option<&'static str>,
     /// Whether the running process has the right to write still.
     pub(crate) has_lock: bool,
     pub(crate) stop: Stop,
@@ -126,6 +130,17 @@ impl Disk {
                 self.gone.extend_from_slice(&content);
                 self.inodes[inode].durable.clear();
                 self.inodes[inode].is_dirty.clear();
+            }
+            Deed::CopyTruncate => {
+                self.renames += 1;
+                let live = std::mem::take(&mut self.inodes[inode].live);
+                let is_dirty = vec![false; live.len()];
+                let copy = Inode { durable: live.clone(), live, is_dirty, links: 1, locked_by: None };
+                self.inodes[inode].durable.clear();
+                self.inodes[inode].is_dirty.clear();
+                self.inodes.push(copy);
+                self.names.insert(format!("{OUTPUT}.{}", self.renames).into(), self.inodes.len() - 1);
+                self.durable_names = self.names.clone();
             }
             Deed::TakeLock => self.has_lock = false,
         }
@@ -204,19 +219,23 @@ impl FakeFolder {
 
     /// All that stands in outputs, by name.
     pub(crate) fn outputs(&self) -> Vec<(String, Vec<u8>)> {
-        let disk = self.disk();
-        let all = disk.names.iter().map(|(name, inode)| (name.to_string_lossy().into_owned(), *inode));
-        let outputs = all.filter(|(name, _)| !name.contains("ledger"));
-        outputs.map(|(name, inode)| (name, disk.inodes[inode].live.clone())).collect()
+        let all = self.files(false).into_iter();
+        all.filter(|(name, _)| !name.contains("ledger")).collect()
     }
 
     /// The same, as a power cut would leave it.
     pub(crate) fn durable_outputs(&self) -> Vec<(String, Vec<u8>)> {
+        let all = self.files(true).into_iter();
+        all.filter(|(name, _)| !name.contains("ledger")).collect()
+    }
+
+    /// Every file by name, as it is or as a power cut would leave it.
+    pub(crate) fn files(&self, is_durable: bool) -> Vec<(String, Vec<u8>)> {
         let disk = self.disk();
-        let all =
-            disk.durable_names.iter().map(|(name, inode)| (name.to_string_lossy().into_owned(), *inode));
-        let outputs = all.filter(|(name, _)| !name.contains("ledger"));
-        outputs.map(|(name, inode)| (name, disk.inodes[inode].durable.clone())).collect()
+        let names = if is_durable { &disk.durable_names } else { &disk.names };
+        let content = |inode: &Inode| if is_durable { inode.durable.clone() } else { inode.live.clone() };
+        let all = names.iter().map(|(name, inode)| (name, content(&disk.inodes[*inode])));
+        all.map(|(name, content)| (name.to_string_lossy().into_owned(), content)).collect()
     }
 
     /// Writes a file as somebody else does.
@@ -330,7 +349,16 @@ impl FakeHandle {
         })
     }
 
+    /// Refuses where the file cannot be as long as `end`.
+    fn grow(&self, end: u64) -> io::Result<()> {
+        let disk = self.disk.disk();
+        let full = disk.full.and_then(|name| disk.names.get(OsStr::new(name)));
+        let is_refused = full == Some(&self.inode) && end > disk.inodes[self.inode].live.len() as u64;
+        if is_refused { Err(refused()) } else { Ok(()) }
+    }
+
     fn write_in_place(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.grow(offset + bytes.len() as u64)?;
         let written = self.disk.change(|disk, is_half| {
             let bytes = if is_half { &bytes[..bytes.len() / 2] } else { bytes };
             disk.write(self.inode, bytes, offset as usize);
@@ -379,6 +407,10 @@ impl DiskFile for FakeHandle {
     }
     fn sync(&self) -> io::Result<()> {
         self.synchronise()
+    }
+    fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.disk.ask(|_| ())?;
+        self.grow(offset + bytes)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.ask(|disk| {

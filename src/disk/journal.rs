@@ -15,10 +15,15 @@ const HEADER_BYTES: usize = 8;
 /// The largest payload. A longer length in a header is garbage.
 pub const RECORD_MAX_BYTES: usize = 256 << 20;
 
+/// How much room is taken at once, at least: a call for many records.
+const RESERVED_BYTES: u64 = 256 << 10;
+
 /// A journal that is open for appending.
 pub struct Journal {
     file: Arc<dyn DiskFile>,
     end: u64,
+    // Before which there is room.
+    reserved: u64,
     // An append failed, and bytes of it may stand behind `end`.
     torn: bool,
 }
@@ -26,7 +31,7 @@ pub struct Journal {
 impl Journal {
     /// A journal without records in `file`, whatever that holds: who reads it has to tell old bytes apart.
     pub fn create(file: Arc<dyn DiskFile>) -> Self {
-        Journal { file, end: 0, torn: false }
+        Journal { file, end: 0, reserved: 0, torn: false }
     }
 
     /// Goes on behind the record that its reader found from `last` to `end`, in bytes, and makes it durable.
@@ -42,7 +47,7 @@ impl Journal {
         }
         file.write_at(&record, last)?;
         file.sync()?;
-        Ok(Journal { file, end, torn: false })
+        Ok(Journal { file, end, reserved: 0, torn: false })
     }
 
     /// Reads every record from the start, hands each to `record`, cuts off what follows the last whole
@@ -98,9 +103,24 @@ impl Journal {
         Ok(())
     }
 
+    /// Takes room for records of `bytes`, where the file system can: a disk that is full says so now.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn reserve(&mut self, bytes: u64) -> io::Result<()> {
+        if self.end + bytes > self.reserved {
+            let room = bytes.max(RESERVED_BYTES);
+            self.file.reserve(self.end, room)?;
+            self.reserved = self.end + room;
+        }
+        Ok(())
+    }
+
     /// Removes what a failed append left, durably.
     pub fn repair(&mut self) -> io::Result<()> {
         if self.torn {
+            // The room goes with it.
+            self.reserved = 0;
             self.file.set_len(self.end)?;
             self.file.sync()?;
             self.torn = false;

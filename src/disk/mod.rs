@@ -12,6 +12,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::io::Errno;
+
 /// A file. What was written is safe from a power cut only after `sync`.
 pub trait DiskFile: Send + Sync {
     /// Its length in bytes.
@@ -25,6 +28,11 @@ pub trait DiskFile: Send + Sync {
     /// Makes content and length durable (fdatasync). After an error nothing is known of what was
     /// written since the last one.
     fn sync(&self) -> io::Result<()>;
+    /// Takes room for `bytes` from `offset` on without making it longer, so that a disk that is full says so before
+    /// anything is written. A file system that cannot do that does nothing.
+    fn reserve(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Cuts the file to `len` bytes, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Whether it is empty.
@@ -50,6 +58,13 @@ impl DiskFile for File {
     }
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+    fn reserve(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        match fallocate(self, FallocateFlags::KEEP_SIZE, offset, bytes) {
+            Err(full @ (Errno::NOSPC | Errno::DQUOT)) => Err(full.into()),
+            // What else it may say is about the call, not about the room.
+            _ => Ok(()),
+        }
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
@@ -83,6 +98,30 @@ pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o640);
     options
+}
+
+/// Opens the regular file at `path` as `options` say. Nothing is waited for, and no link is followed.
+///
+/// # Errors
+/// What the system said; `InvalidInput`, with the cure, for what is no regular file.
+pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let other = |what: &str| {
+        let cure = format!("it is {what} and no regular file: move it away, or name another output");
+        io::Error::new(io::ErrorKind::InvalidInput, cure)
+    };
+    // A FIFO would wait for its other end, a device for whatever it waits for.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = options.custom_flags(flags.bits() as i32).open(path);
+    let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => other("a symbolic link, which is not followed,"),
+        Some(Errno::ISDIR) => other("a folder"),
+        Some(Errno::NXIO | Errno::NODEV) => other("a socket, a FIFO or a device"),
+        _ => error,
+    })?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(other("a FIFO, a device or a folder")),
+    }
 }
 
 /// Which file it is, whatever its name: device and inode number.

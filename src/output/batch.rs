@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::claims::{Claims, Place};
 use crate::disk::folder::GrowingFile;
-use crate::record::{Lines, Placed};
+use crate::record::{Lines, Placed, TAIL_BYTES};
 
 /// How many times in a row an append may bring nothing further before that counts as a failure.
 const IN_VAIN_MAX: u32 = 8;
@@ -33,9 +33,8 @@ impl Chain {
         self.start + u64::from(self.has_feed) + self.bytes.len() as u64
     }
 
-    fn content(&self, lines: &Lines) -> Vec<u8> {
-        let feed: &[u8] = if self.has_feed { b"\n" } else { b"" };
-        [feed, &lines.bytes[self.bytes.clone()]].concat()
+    fn content<'a>(&self, lines: &'a Lines) -> Cow<'a, [u8]> {
+        with_feed(self.has_feed, &lines.bytes[self.bytes.clone()])
     }
 
     /// The lines of the batch that are whole in it.
@@ -145,12 +144,14 @@ impl Batch {
         self.has_fragment || !self.claimed.is_empty()
     }
 
-    /// Whether what of it was appended stands in `file` still.
+    /// Whether what of it was appended stands in `file` still: the end of each part tells, as what is cut off and grows
+    /// again is other bytes.
     pub(super) fn stands_in(&self, file: &dyn GrowingFile, lines: &Lines) -> io::Result<bool> {
         for chain in &self.chains {
-            let content = chain.content(lines);
-            let mut there = vec![0; content.len()];
-            if !file.read_whole(&mut there, chain.start)? || there != content {
+            let bytes = &lines.bytes[chain.bytes.clone()];
+            let last = &bytes[bytes.len().saturating_sub(TAIL_BYTES as usize)..];
+            let mut there = vec![0; last.len()];
+            if !file.read_whole(&mut there, chain.end() - last.len() as u64)? || there != last {
                 return Ok(false);
             }
         }
@@ -202,9 +203,8 @@ impl Batch {
         for Claimed { text, place, .. } in &self.claimed {
             let claimable = claims.file(*place);
             // The line feed in front may be in memory alone, too.
-            let with_feed = place.start > claimable.noted.mark.length;
-            let feed: &[u8] = if with_feed { b"\n" } else { b"" };
-            claimable.file.write_again(&[feed, text].concat(), place.start - feed.len() as u64)?;
+            let has_feed = place.start > claimable.noted.mark.length;
+            claimable.file.write_again(&with_feed(has_feed, text), place.start - u64::from(has_feed))?;
         }
         if self.is_doubtful {
             for chain in &self.chains {
@@ -254,8 +254,7 @@ impl Batch {
         let goes_on = self.chains.last().filter(|last| last.end() == end && wanted.contains(&last.bytes.end));
         let from = goes_on.map_or(wanted.start, |last| last.bytes.end);
         let has_feed = goes_on.is_none() && !ends_line(file, end)?;
-        let bytes = &lines.bytes[from..wanted.end];
-        let bytes = if has_feed { Cow::from([b"\n", bytes].concat()) } else { Cow::from(bytes) };
+        let bytes = with_feed(has_feed, &lines.bytes[from..wanted.end]);
         file.reserve(bytes.len() as u64)?;
         let before = file.position()?;
         let (position, outcome) = file.append(&bytes);
@@ -277,7 +276,7 @@ impl Batch {
             return Ok(());
         };
         let feed = usize::from(has_feed);
-        let wanted = || [&b"\n"[..feed], &lines.bytes[bytes.clone()]].concat();
+        let wanted = || with_feed(has_feed, &lines.bytes[bytes.clone()]);
         let (start, written) = match (position, written) {
             (Some(position), Some(written)) => (position - written as u64, written),
             // What stands before the position may be the beginning of it all the same.
@@ -305,27 +304,36 @@ impl Batch {
     }
 
     /// Where its lines are. `file` is the ledger's number of the one that was appended to.
-    pub(super) fn placed(&self, file: u64, claims: &Claims, lines: &Lines) -> Vec<Placed> {
+    pub(super) fn placed<'a>(&'a self, file: u64, claims: &Claims, lines: &'a Lines) -> Vec<Placed<'a>> {
         let claimed = self.claimed.iter().map(|claimed| Placed {
             file: claims.file(claimed.place).noted.mark.file,
             start: claimed.place.start,
-            bytes: claimed.text.clone(),
-            lines: vec![claimed.line],
+            bytes: Cow::from(&claimed.text),
+            lines: 1,
         });
         let mut is_counted = vec![false; lines.len()];
         let appended = self.chains.iter().map(|chain| {
             // One that was torn may stand whole in two chains, where the first was glued.
             let whole = chain.whole(lines).filter(|line| !std::mem::replace(&mut is_counted[*line], true));
-            Placed { file, start: chain.start, bytes: chain.content(lines), lines: whole.collect() }
+            Placed { file, start: chain.start, bytes: chain.content(lines), lines: whole.count() as u64 }
         });
-        let appended: Vec<Placed> = appended.collect();
         claimed.chain(appended).collect()
+    }
+
+    /// Where the first of what was appended starts; `None` where nothing was.
+    pub(super) fn start(&self) -> Option<u64> {
+        self.chains.iter().map(|chain| chain.start).min()
     }
 
     /// Where the last of what was appended ends; `None` where nothing was.
     pub(super) fn end(&self) -> Option<u64> {
         self.chains.iter().map(Chain::end).max()
     }
+}
+
+/// `bytes`, with a line feed in front where one is needed.
+fn with_feed(has_feed: bool, bytes: &[u8]) -> Cow<'_, [u8]> {
+    if has_feed { Cow::from([b"\n", bytes].concat()) } else { Cow::from(bytes) }
 }
 
 /// How many of `bytes` stand before `position`, where an append failed that was to begin at `end`.

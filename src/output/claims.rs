@@ -15,6 +15,8 @@ use crate::visit::lines::LineFormat;
 /// How much is read behind a mark, in bytes: more than a batch can be, so that what others appended in any amount
 /// costs no more memory.
 const READ_MAX_BYTES: u64 = 256 << 20;
+/// How many lines are, of 40 bytes of memory each: more than a batch has, as a visit's line is longer than those bytes.
+const LINES_MAX: usize = if cfg!(test) { 1 << 10 } else { 4 << 20 };
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Where a line stands.
@@ -70,7 +72,7 @@ impl Claims {
         let end = noted.end.min(offset + READ_MAX_BYTES);
         let (mut line, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
         let mut left = 0;
-        while offset < end {
+        while offset < end && self.lines.len() < LINES_MAX {
             let wanted = PIECE_BYTES.min((end - offset) as usize);
             let read = file.read_at(&mut piece[..wanted], offset)?;
             if read == 0 {
@@ -84,7 +86,8 @@ impl Claims {
                 }
                 let place = Place { of, start, length: line.len() as u64 };
                 start += place.length;
-                if noted.used.missing(place.start..=place.start).len() == 1 {
+                let is_known = self.lines.len() < LINES_MAX;
+                if is_known && noted.used.missing(place.start..=place.start).len() == 1 {
                     self.lines.push(Line { hash: hash(&line), place, is_taken: false });
                     left += 1;
                 }
@@ -103,8 +106,10 @@ impl Claims {
              is delivered again, and what nobody claims stays",
             noted.mark.name
         );
-        if end < noted.end {
-            log::warn!("only {READ_MAX_BYTES} of them are compared");
+        if offset < noted.end || self.lines.len() == LINES_MAX {
+            log::warn!(
+                "only the first {READ_MAX_BYTES} bytes or {LINES_MAX} lines are compared; the others stay"
+            );
         }
         self.left += left;
         self.files.push(Claimable { file, noted, left, unused: left });
@@ -179,6 +184,15 @@ impl Claims {
         self.fragment.take_if(is_of).map(|(place, _)| place)
     }
 
+    /// Where what may be claimed in the ledger's file `id` ends, in bytes.
+    pub(super) fn end_in(&self, id: u64) -> u64 {
+        let of = |file: &Claimable| file.noted.mark.file == id;
+        let fragment = self.fragment.as_ref().filter(|(place, _)| of(&self.files[place.of]));
+        let fragment = fragment.map(|(place, _)| place.start + place.length);
+        let ends = self.files.iter().filter(|file| of(file)).map(|file| file.noted.end);
+        ends.chain(fragment).max().unwrap_or(0)
+    }
+
     /// The file that a place is in.
     pub(super) fn file(&self, place: Place) -> &Claimable {
         &self.files[place.of]
@@ -234,4 +248,31 @@ fn hash(line: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     line.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::fake_folder::{FakeFolder, OUTPUT};
+    use crate::disk::folder::Folder;
+    use crate::record::Mark;
+
+    /// What others appended in lines of a byte cost forty times as much memory as disk: 10 GB for 256 MiB.
+    #[test]
+    fn so_many_lines_are_remembered_however_short_they_are() {
+        let folder = FakeFolder::default();
+        let content = b"a\n".repeat(3 * LINES_MAX);
+        folder.put(OUTPUT, &content);
+        let format = LineFormat::Pipe;
+        let mark = Mark { file: 1, name: OUTPUT.into(), length: 0, tail: 0, format, inode: None };
+        let end = content.len() as u64;
+        let mut claims = Claims::default();
+        for _ in 0..2 {
+            let file = folder.open(OUTPUT.as_ref(), false).expect("it is there");
+            let noted = OpenClaims { mark: mark.clone(), end, used: Default::default(), idle_starts: 0 };
+            claims.read(file, noted).expect("the disk works");
+        }
+        assert_eq!((claims.lines.len(), claims.left), (LINES_MAX, LINES_MAX));
+        assert_eq!(claims.take(b"a\n").expect("the disk works").map(|place| place.start), Some(0));
+    }
 }

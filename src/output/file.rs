@@ -19,13 +19,18 @@ use super::claims::Claims;
 use super::lock::Right;
 use crate::disk::folder::{Folder, GrowingFile, Identity};
 use crate::record::{
-    Appended, Entry, FileChange, Lines, Mark, OpenClaims, TAIL_BYTES, VisitLog, VisitLogError, Written,
+    Appended, BLOCK_BYTES, Entry, FileChange, Lines, Mark, OpenClaims, Placed, TAIL_BYTES, VisitLog,
+    VisitLogError, Written,
 };
 use crate::visit::lines::LineFormat;
 
 /// How long somebody may keep the output locked before that counts as a failure.
 const READER_MAX: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(5) };
 const POLL: Duration = Duration::from_millis(1);
+/// How many parts, with bytes of others in between, a file's record may have: past that, up to so many of those bytes
+/// are checked along with ours, as a file to which others append all the time would have the ledger grow without bound.
+const STRETCHES_MAX: usize = if cfg!(test) { 20 } else { 10_000 };
+const JOINED_MAX_BYTES: u64 = BLOCK_BYTES;
 /// How many starts that wrote something a claim is kept for that nobody makes.
 const IDLE_STARTS_MAX: u32 = 2;
 
@@ -40,22 +45,29 @@ pub struct OutputFile {
     open: Option<Open>,
     // The one that was open before, whose new name the ledger has to be told.
     renamed: Option<(u64, Identity)>,
+    // Where its record ends, if that has so many parts that the next is to be joined to the last.
+    joins: Option<u64>,
     // Whether the file that is open is locked, and was compared with the ledger since.
     is_held: bool,
     // `None` until the first batch has compared the file with the ledger.
     claims: Option<Claims>,
     batch: Option<Batch>,
-    // What `append` returned, until the ledger knows of it.
-    appended: Option<Appended>,
+    // The file that was cut off in the last batch, and from where on what stands in it since has to be claimed.
+    cut: Option<(Arc<dyn GrowingFile>, u64)>,
+    // Where the batch ended and which claims it left open, once it is durable.
+    appended: Option<(Mark, Option<Vec<OpenClaims>>)>,
 }
 
 /// The file that has the output's name, or had it when a batch was begun.
 struct Open {
     file: Arc<dyn GrowingFile>,
     identity: Identity,
-    // The ledger's number for it, once it was compared.
-    id: Option<u64>,
+    // How the ledger knows it, once it was compared.
+    mark: Option<Mark>,
 }
+
+/// A file beside the output, or the output itself, and its name.
+type Candidate = (OsString, Arc<dyn GrowingFile>);
 
 impl OutputFile {
     /// The output called `name` in `folder`, whose lines are of `format`. `reopen` has it look at the name again.
@@ -75,9 +87,11 @@ impl OutputFile {
             format,
             open: None,
             renamed: None,
+            joins: None,
             is_held: false,
             claims: None,
             batch: None,
+            cut: None,
             appended: None,
         }
     }
@@ -102,8 +116,8 @@ impl OutputFile {
             0 => log::info!("opened `{}` (new)", path.display()),
             _ => log::info!("opened `{}` (existing, {length} bytes)", path.display()),
         }
-        let before = self.open.replace(Open { file, identity, id: None });
-        self.renamed = before.and_then(|before| Some((before.id?, before.identity))).or(self.renamed);
+        let before = self.open.replace(Open { file, identity, mark: None });
+        self.renamed = before.and_then(|before| Some((before.mark?.file, before.identity))).or(self.renamed);
         Ok(())
     }
 
@@ -148,28 +162,38 @@ impl OutputFile {
         entry.claims = self.claims.as_ref().map(Claims::open).filter(|open| open != written.claims());
         entry.began_late = self.begins_late(written)?;
         // Nothing was committed to it, and its name may be another file's by now.
-        let is_new = self.open.as_ref().is_some_and(|open| open.id.is_none());
+        let is_new = self.open.as_ref().is_some_and(|open| open.mark.is_none());
         let empty = match marked.as_ref().filter(|mark| mark.length == 0 && is_new) {
-            Some(mark) => self.find_empty(mark, true)?,
+            Some(mark) => self.find_empty(mark, true)?.map(|(_, file)| file),
             None => None,
         };
         let open = self.open.as_mut().expect("it is locked");
+        // One that was cut off, and renamed since, has a number of its own.
+        let is_behind_cut = self.cut.as_ref().is_some_and(|(cut, _)| !Arc::ptr_eq(cut, &open.file));
+        let known = open.mark.as_ref().map(|mark| mark.file);
         let is_marked = match &marked {
-            Some(mark) if mark.length == 0 => match open.id {
+            Some(mark) if mark.length == 0 => match known {
                 Some(id) => id == mark.file,
                 None => empty.is_some_and(|file| Arc::ptr_eq(&file, &open.file)),
             },
-            Some(mark) => recognises(&*open.file, mark)? && open.id.is_none_or(|id| id == mark.file),
+            Some(mark) => recognises(&*open.file, mark)? && known.is_none_or(|id| id == mark.file),
             None => false,
         };
         let id = match &marked {
             Some(mark) if is_marked => mark.file,
-            _ => written.mark().map_or(1, |mark| mark.file + 1),
+            marked => next_number(marked.as_ref()) + u64::from(is_behind_cut),
         };
-        open.id = Some(id);
         let end = open.file.len()?;
         let fragment = self.claims.as_ref().and_then(|claims| claims.fragment_start(&open.file, end));
         let mark = mark_of(&*open.file, id, &self.name, self.format, fragment.unwrap_or(end))?;
+        if is_marked && marked.is_some_and(|marked| end < marked.length) {
+            return Err(was_cut_off());
+        }
+        open.mark = Some(mark.clone());
+        let record = written.files().get(&id).filter(|record| record.stretches.len() >= STRETCHES_MAX);
+        // What waits to be claimed is noted by itself.
+        let claimed = self.claims.as_ref().map_or(0, |claims| claims.end_in(id));
+        self.joins = record.and_then(|record| record.goes_on_at()).filter(|end| *end >= claimed);
         if mark.length > 0 && written.mark() != Some(&mark) {
             // What a killed process or others left is in memory alone, maybe, and a power cut would take it away from
             // below the mark.
@@ -207,7 +231,7 @@ impl OutputFile {
         let mut noted: Vec<OpenClaims> = written.claims().to_vec();
         noted.retain(|claims| claims.idle_starts < IDLE_STARTS_MAX);
         if let Some(mark) = marked
-            && let Some(file) = self.find(mark, true)?
+            && let Some((_, file)) = self.find(mark, true)?
         {
             let end = file.len()?;
             if end > mark.length {
@@ -215,23 +239,32 @@ impl OutputFile {
             }
         }
         let mut claims = Claims::default();
-        for one in noted {
-            if let Some(file) = self.find(&one.mark, is_last(&one.mark))? {
+        if let Some((cut, from)) = &self.cut {
+            // Its number may be another's, from when it was cut off before.
+            let inode = cut.identity()?.1;
+            noted.retain(|claims| claims.mark.inode != Some(inode));
+            let mark = mark_of(&**cut, next_number(marked), &self.name, self.format, *from)?;
+            let end = cut.len()?;
+            claims.read(cut.clone(), OpenClaims { mark, end, used: Default::default(), idle_starts: 0 })?;
+        }
+        for mut one in noted {
+            if let Some((name, file)) = self.find(&one.mark, is_last(&one.mark))? {
+                one.mark.name = name.to_string_lossy().into_owned();
                 claims.read(file, one)?;
             }
         }
         Ok(claims)
     }
 
-    /// The file that a mark is of: known by its content, at the output's name or beside it. `is_last` as for
-    /// `find_empty`.
-    fn find(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Arc<dyn GrowingFile>>> {
+    /// The file that a mark is of, and its name by now: known by its content, at the output's name or beside it.
+    /// `is_last` as for `find_empty`.
+    fn find(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Candidate>> {
         if mark.length == 0 {
             return self.find_empty(mark, is_last);
         }
-        for (_, file) in self.candidates(true)? {
+        for (name, file) in self.candidates(true)? {
             if recognises(&*file, mark)? {
-                return Ok(Some(file));
+                return Ok(Some((name, file)));
             }
         }
         Ok(None)
@@ -241,23 +274,24 @@ impl OutputFile {
     /// renamed by now. Should that be another program's, no line in it is claimed but one that is the same. Where none
     /// has the number, as in a copy of the folder, it is the one at the output's name, as long as the mark `is_last`:
     /// behind that one, nothing is committed.
-    fn find_empty(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Arc<dyn GrowingFile>>> {
+    fn find_empty(&self, mark: &Mark, is_last: bool) -> io::Result<Option<Candidate>> {
         let open = self.open.as_ref().expect("it is locked");
+        let open_one = || (self.name.clone(), open.file.clone());
         if mark.inode == Some(open.identity.1) {
-            return Ok(Some(open.file.clone()));
+            return Ok(Some(open_one()));
         }
         if let Some(inode) = mark.inode {
-            for (_, file) in self.candidates(true)? {
+            for (name, file) in self.candidates(true)? {
                 if file.identity()?.1 == inode {
-                    return Ok(Some(file));
+                    return Ok(Some((name, file)));
                 }
             }
         }
-        Ok((is_last || mark.inode.is_none()).then(|| open.file.clone()))
+        Ok((is_last || mark.inode.is_none()).then(open_one))
     }
 
     /// The file that is open, and others whose names begin as the output's where `beside` says so.
-    fn candidates(&self, beside: bool) -> io::Result<Vec<(OsString, Arc<dyn GrowingFile>)>> {
+    fn candidates(&self, beside: bool) -> io::Result<Vec<Candidate>> {
         let open = self.open.as_ref().expect("it is locked");
         let mut candidates = vec![(self.name.clone(), open.file.clone())];
         if beside {
@@ -332,19 +366,45 @@ impl OutputFile {
         Ok(false)
     }
 
-    /// Whether what was appended of the batch stands no longer where it was: then the file is compared anew.
-    fn was_cut_off(&mut self, lines: &Lines) -> io::Result<bool> {
-        let (Some(open), Some(batch)) = (&mut self.open, &mut self.batch) else { return Ok(false) };
-        if batch.stands_in(&*open.file, lines)? {
-            return Ok(false);
+    /// Whether what the ledger knows of the file, and what was appended of the batch, stands where it did. Where not,
+    /// the file was cut off, and maybe copied before: the batch is begun anew as after a crash, so that it claims its
+    /// lines in the copy, which goes on with the file's record, and in the file, which gets a new one.
+    fn stands(&mut self, lines: &Lines) -> io::Result<()> {
+        let (Some(open), Some(batch)) = (&mut self.open, &self.batch) else { return Ok(()) };
+        let mark = open.mark.as_ref().expect("it was compared");
+        if recognises(&*open.file, mark)? && batch.stands_in(&*open.file, lines)? {
+            return Ok(());
         }
-        batch.begin_anew();
-        open.id = None;
+        // Where others only changed what stands before the mark, that is no line to be claimed.
+        let is_shorter = open.file.len()?.min(batch.start().unwrap_or(u64::MAX)) < mark.length;
+        let from = if is_shorter { 0 } else { mark.length };
+        // One that was empty is found as such.
+        self.cut = (mark.length > 0).then(|| (open.file.clone(), from));
+        (open.mark, self.batch, self.claims) = (None, None, None);
         self.unlock();
-        Ok(true)
+        Err(was_cut_off())
     }
 
-    fn write(&mut self, lines: &Lines, as_claimed: &[Lines]) -> io::Result<Appended> {
+    /// Writes what is left of the batch; returns what `write` does.
+    fn write_all(
+        &mut self,
+        lines: &Lines,
+        as_claimed: &[Lines],
+    ) -> io::Result<(Mark, Option<Vec<OpenClaims>>)> {
+        self.stands(lines)?;
+        let written = self.write(lines, as_claimed);
+        if written.is_err() && self.batch.as_ref().is_none_or(Batch::is_untouched) {
+            // Nothing is written yet: whoever waits for the file may be about to make room.
+            self.batch = None;
+            self.unlock();
+        }
+        let written = written?;
+        self.stands(lines)?;
+        Ok(written)
+    }
+
+    /// Makes the batch durable; returns where it ends, and the claims that are open thereafter where that changed.
+    fn write(&mut self, lines: &Lines, as_claimed: &[Lines]) -> io::Result<(Mark, Option<Vec<OpenClaims>>)> {
         let open = self.open.as_ref().expect("it is locked");
         let claims = self.claims.as_mut().expect("it was compared");
         let batch = match &mut self.batch {
@@ -378,16 +438,15 @@ impl OutputFile {
             }
             return Err(io::Error::new(io::ErrorKind::NotFound, "it was removed while it was written to"));
         }
-        let id = open.id.expect("it was compared");
-        let placed = batch.placed(id, claims, lines);
         let end = match batch.end() {
             Some(end) => end,
             None => open.file.len()?,
         };
+        let id = open.mark.as_ref().expect("it was compared").file;
         let mark = mark_of(&*open.file, id, &self.name, self.format, end)?;
         let after = claims.open_after(batch.places());
         let after = after.or_else(|| batch.has_claimed().then(|| claims.open()));
-        Ok(Appended { mark, placed, claims: after })
+        Ok((mark, after))
     }
 }
 
@@ -421,25 +480,27 @@ impl VisitLog for OutputFile {
         self.claims.as_ref().map(Claims::formats).unwrap_or_default()
     }
 
-    fn append(&mut self, lines: &Lines, as_claimed: &[Lines]) -> Result<Appended, VisitLogError> {
-        if let Some(appended) = &self.appended {
-            return Ok(appended.clone());
+    fn append<'a>(
+        &'a mut self,
+        lines: &'a Lines,
+        as_claimed: &[Lines],
+    ) -> Result<Appended<'a>, VisitLogError> {
+        self.cut = None;
+        if self.appended.is_none() {
+            let written = self.write_all(lines, as_claimed).map_err(|error| self.failed(error))?;
+            self.appended = Some(written);
         }
-        if self.was_cut_off(lines).map_err(|error| self.failed(error))? {
-            let text = "it was cut off while it was written to";
-            return Err(self.failed(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+        let (Some((mark, open)), Some(batch), Some(claims)) = (&self.appended, &self.batch, &self.claims)
+        else {
+            unreachable!("it was just written")
+        };
+        let mut placed = batch.placed(mark.file, claims, lines);
+        if let (Some(end), Some(open)) = (self.joins, &self.open) {
+            let ours = placed.iter_mut().filter(|placed| placed.file == mark.file);
+            let path = || self.folder.path(&self.name).display().to_string();
+            join(&*open.file, end, ours).map_err(|error| VisitLogError::Failed { path: path(), error })?;
         }
-        match self.write(lines, as_claimed) {
-            Ok(appended) => Ok(self.appended.insert(appended).clone()),
-            Err(error) => {
-                if self.batch.as_ref().is_none_or(Batch::is_untouched) {
-                    // Nothing is written yet: whoever waits for the file may be about to make room.
-                    self.batch = None;
-                    self.unlock();
-                }
-                Err(self.failed(error))
-            }
-        }
+        Ok(Appended { mark: mark.clone(), placed, claims: open.clone() })
     }
 
     fn settle(&mut self) {
@@ -452,8 +513,43 @@ impl VisitLog for OutputFile {
     }
 
     fn let_go(&mut self) {
+        if self.cut.is_some() {
+            // They were read for this file to be claimed, and it may be another the next time.
+            self.claims = None;
+        }
         self.unlock();
     }
+}
+
+/// Has each part begin where the one before ended, the first at `end`, if not too much of others' is in between.
+fn join<'a, 'b: 'a>(
+    file: &dyn GrowingFile,
+    mut end: u64,
+    parts: impl Iterator<Item = &'a mut Placed<'b>>,
+) -> io::Result<()> {
+    for part in parts {
+        let after = part.start + part.bytes.len() as u64;
+        let between = part.start.checked_sub(end).filter(|bytes| (1..=JOINED_MAX_BYTES).contains(bytes));
+        if let Some(bytes) = between {
+            let mut between = vec![0; bytes as usize];
+            if !file.read_whole(&mut between, end)? {
+                return Err(was_cut_off());
+            }
+            between.extend_from_slice(&part.bytes);
+            (part.start, part.bytes) = (end, between.into());
+        }
+        end = end.max(after);
+    }
+    Ok(())
+}
+
+fn was_cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut off while it was written to")
+}
+
+/// The number of a file that the ledger does not know.
+fn next_number(marked: Option<&Mark>) -> u64 {
+    marked.map_or(1, |mark| mark.file + 1)
 }
 
 /// Whether `error`, from opening a file, says that it is none that Pixel writes to.

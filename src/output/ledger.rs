@@ -14,15 +14,15 @@
 //! anew in format 2.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::disk::folder::{Folder, Identity, RealFolder};
 use crate::disk::journal::{Journal, find_record, read_record};
-use crate::disk::{DiskFile, folder_of, sibling};
-use crate::record::{Entry, FileRecord, Ledger, LedgerError, Written};
+use crate::disk::{DiskFile, folder_of, open_regular, sibling};
+use crate::record::{BLOCK_BYTES, Entry, FileRecord, Ledger, LedgerError, Written};
 
 /// What a ledger of this format begins with.
 const FORMAT: &str = "pixel ledger 2";
@@ -31,6 +31,11 @@ const FORMAT_PREFIX: &str = "pixel ledger ";
 const FILES_FORMAT: &str = "pixel files 1";
 /// It is written anew when it is this much longer than four times its state, in bytes.
 const GROWTH_BYTES: u64 = 1 << 20;
+/// How long after a failure files are closed again.
+const CLOSE_AGAIN: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(60) };
+/// About how long an entry is at most, but for the checksums, of which each takes so much.
+const ENTRY_BYTES: u64 = 64 << 10;
+const CHECKSUM_BYTES: u64 = 11;
 /// How often, and how long apart, it is looked whether an entry that is not whole is one that is being written.
 const LOOKS: u32 = 10;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -44,6 +49,8 @@ pub struct LedgerFile {
     rewrite_at: u64,
     // Of the journal's file.
     identity: Identity,
+    // Once files could not be closed: when that is tried again.
+    closes_from: Option<Instant>,
     // The journal's name may still be the old journal's after a power cut.
     name_unsynced: bool,
 }
@@ -64,8 +71,17 @@ impl LedgerFile {
             let (journal, identity) = write_anew(&*folder, name, &written)?;
             let rewrite_at = journal.end() * 4 + GROWTH_BYTES;
             let name = name.to_os_string();
-            let mut ledger =
-                LedgerFile { folder, name, journal, written, rewrite_at, identity, name_unsynced: true };
+            let (closes_from, name_unsynced) = (None, true);
+            let mut ledger = LedgerFile {
+                folder,
+                name,
+                journal,
+                written,
+                rewrite_at,
+                identity,
+                closes_from,
+                name_unsynced,
+            };
             ledger.sync_name()?;
             ledger.close_files();
             Ok(ledger)
@@ -106,19 +122,21 @@ impl LedgerFile {
         Ok(())
     }
 
-    /// Moves the records of files that are written to no more. Where that fails they stay here, and the next commit
+    /// Moves the records of files that are written to no more. Where that fails they stay here, and a later commit
     /// tries again.
     fn close_files(&mut self) {
         let closing: Vec<FileRecord> = self.written.files_to_close().into_iter().cloned().collect();
-        if closing.is_empty() {
+        if closing.is_empty() || self.closes_from.is_some_and(|from| Instant::now() < from) {
             return;
         }
         let outcome = self.list_closed(&closing).and_then(|()| {
             let closed = closing.iter().map(|record| record.id).collect();
             self.append(&Entry { closed, ..Entry::default() })
         });
+        self.closes_from = outcome.is_err().then(|| Instant::now() + CLOSE_AGAIN);
         if let Err(error) = outcome {
-            log::debug!("failed to close files in `{}`: {error}", self.folder.path(&self.name).display());
+            let list = self.folder.path(&files_name(&self.name));
+            log::warn!("failed to note rotated files in `{}`: {error}; trying again later", list.display());
         }
     }
 
@@ -133,9 +151,10 @@ impl LedgerFile {
         let mut journal = Journal::open(file, |_| true)?;
         if journal.end() == 0 {
             journal.append(&[&json(&FILES_FORMAT)])?;
-            self.folder.sync()?;
         }
-        closing.iter().try_for_each(|record| journal.append(&[&json(record)]))
+        closing.iter().try_for_each(|record| journal.append(&[&json(record)]))?;
+        // It may be as new, where this failed the last time.
+        self.folder.sync()
     }
 
     fn error(&self, error: io::Error) -> LedgerError {
@@ -146,6 +165,11 @@ impl LedgerFile {
 impl Ledger for LedgerFile {
     fn written(&self) -> &Written {
         &self.written
+    }
+
+    fn reserve(&mut self, bytes: usize) -> Result<(), LedgerError> {
+        let checksums = bytes as u64 / BLOCK_BYTES * CHECKSUM_BYTES;
+        self.journal.reserve(ENTRY_BYTES + checksums).map_err(|error| self.error(error))
     }
 
     fn commit(&mut self, entry: &Entry) -> Result<(), LedgerError> {
@@ -264,8 +288,8 @@ pub fn read(path: &Path) -> io::Result<LedgerContent> {
 fn look_until_whole<T>(path: &Path, read: impl Fn(&File) -> io::Result<(T, u64)>) -> io::Result<T> {
     let mut looks = 0;
     loop {
-        // Anew each time: it may have been written anew.
-        let file = File::open(path)?;
+        // Anew each time: it may have been written anew. Whoever reads may name it by a link.
+        let file = open_regular(&path.canonicalize()?, OpenOptions::new().read(true))?;
         let length = file.metadata()?.len();
         let (content, end) = read(&file)?;
         if end > 0 && end >= length {

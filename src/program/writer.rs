@@ -7,7 +7,7 @@ use super::options::OutputSettings;
 use super::process::Process;
 use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
-use crate::disk::{folder_of, sibling};
+use crate::disk::folder_of;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
@@ -94,9 +94,7 @@ impl Writer {
         };
         let lock = OutputLock::acquire(output, &self.stop, waiting);
         self.health.stand_by(false);
-        let lock =
-            lock.map_err(|error| format!("failed to lock `{}`: {error}", sibling(output, "lock").display()))?;
-        let Some(lock) = lock else { return Ok(None) };
+        let Some(lock) = lock? else { return Ok(None) };
         let ledger = open_ledger(output).map_err(|error| error.to_string())?;
         Ok(Some((lock, ledger)))
     }

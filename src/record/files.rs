@@ -1,11 +1,6 @@
 //! What the ledger knows of the files that were written: which bytes are Pixel's, and what they must be.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
-use super::sequences::Sequences;
 
 /// How many bytes one checksum stands for: so exactly can it be said where a file is damaged.
 pub const BLOCK_BYTES: u64 = 64 << 10;
@@ -31,6 +26,13 @@ impl Stretch {
     pub fn end(&self) -> u64 {
         self.start + self.length
     }
+
+    /// Its last block alone: all that is needed to add to it.
+    pub fn last_block(&self) -> Stretch {
+        let before = self.length.saturating_sub(1) / BLOCK_BYTES * BLOCK_BYTES;
+        let blocks = self.blocks.last().copied().into_iter().collect();
+        Stretch { start: self.start + before, length: self.length - before, blocks }
+    }
 }
 
 /// One file: what stands in it of Pixel's.
@@ -46,12 +48,6 @@ pub struct FileRecord {
     /// Which bytes, in the order in which they were written.
     #[serde(default)]
     pub stretches: Vec<Stretch>,
-    /// Which visits of spools.
-    #[serde(default)]
-    pub spools: BTreeMap<Uuid, Sequences>,
-    /// How many visits of other clients.
-    #[serde(default)]
-    pub foreign: u64,
 }
 
 impl FileRecord {
@@ -84,6 +80,11 @@ impl FileRecord {
         }
     }
 
+    /// Where it ends, if that is where the last of it was written.
+    pub fn goes_on_at(&self) -> Option<u64> {
+        self.stretches.last().map(Stretch::end).filter(|end| *end == self.end())
+    }
+
     /// Where the last of its bytes ends.
     pub fn end(&self) -> u64 {
         self.stretches.iter().map(Stretch::end).max().unwrap_or(0)
@@ -109,7 +110,8 @@ mod tests {
             let mut from = 0;
             for piece in pieces {
                 let start = 7 + from as u64;
-                let new = FileRecord::stretch(record.stretches.last(), start, &bytes[from..from + piece]);
+                let last = record.stretches.last().map(Stretch::last_block);
+                let new = FileRecord::stretch(last.as_ref(), start, &bytes[from..from + piece]);
                 record.add(&new);
                 from += piece;
             }

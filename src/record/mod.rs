@@ -226,9 +226,11 @@ impl Recorder<'_> {
         self.ledger.repair()?;
         let mut entry = plan.entry.clone();
         if !plan.lines.is_empty() {
+            // From the first byte on nobody is let in before the ledger knows of it.
+            self.ledger.reserve(plan.lines.bytes.len())?;
             self.begin()?;
             let appended = self.visit_log.append(&plan.lines, &plan.as_claimed)?;
-            plan.place(&appended, self.ledger.written(), &mut entry);
+            Plan::place(&appended, self.ledger.written(), &mut entry);
         }
         if !entry.is_empty() {
             self.visit_log.check()?;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::files::FileRecord;
+use super::files::{FileRecord, Stretch};
 use super::ports::{Appended, DeadLetter, Delivered, Lines};
 use super::state::{Entry, FileChange, Written};
 use crate::visit::Visit;
@@ -22,8 +22,6 @@ pub(super) struct Plan<'a> {
     pub lines: Lines,
     /// The same visits as earlier formats had them, while lines of those wait to be claimed.
     pub as_claimed: Vec<Lines>,
-    /// Which visit each line is.
-    numbers: Vec<Option<(Uuid, u64)>>,
     /// When each of them was received.
     pub times: Vec<Timestamp>,
     /// What the ledger is to know of them.
@@ -44,7 +42,6 @@ impl<'a> Plan<'a> {
         let plan = Plan {
             lines: Lines::new(format),
             as_claimed: others.map(Lines::new).collect(),
-            numbers: Vec::new(),
             times: Vec::new(),
             entry: Entry::default(),
             dead: Vec::new(),
@@ -67,37 +64,26 @@ impl<'a> Plan<'a> {
     }
 
     /// Notes in `entry` where the lines are.
-    pub(super) fn place(&self, appended: &Appended, written: &Written, entry: &mut Entry) {
+    pub(super) fn place(appended: &Appended<'_>, written: &Written, entry: &mut Entry) {
         entry.mark = Some(appended.mark.clone());
         entry.claims.clone_from(&appended.claims);
-        let is_in_one = appended.placed.iter().all(|placed| placed.file == appended.mark.file);
         let mut files: BTreeMap<u64, (FileChange, FileRecord)> = BTreeMap::new();
         for placed in &appended.placed {
             let (change, record) = files.entry(placed.file).or_insert_with(|| {
                 // The end of what is known, for the block that is not full yet.
                 let known = written.files().get(&placed.file);
-                let last = known.and_then(|known| known.stretches.last()).cloned();
+                let last = known.and_then(|known| known.stretches.last()).map(Stretch::last_block);
                 let record = FileRecord { stretches: last.into_iter().collect(), ..FileRecord::default() };
-                (FileChange { file: placed.file, ..FileChange::default() }, record)
+                // Of one that is not the mark's the claims know the name.
+                let claims = written.claims().iter().find(|claims| claims.mark.file == placed.file);
+                let name = claims.map(|claims| claims.mark.name.clone());
+                let name = name.filter(|_| placed.file != appended.mark.file);
+                (FileChange { file: placed.file, name, ..FileChange::default() }, record)
             });
             let stretch = FileRecord::stretch(record.stretches.last(), placed.start, &placed.bytes);
             record.add(&stretch);
             change.stretches.push(stretch);
-            change.lines += placed.lines.len() as u64;
-            for number in placed.lines.iter().map(|line| self.numbers[*line]) {
-                match number {
-                    None => change.foreign += 1,
-                    Some((producer, sequence)) if !is_in_one => {
-                        let spools = change.spools.get_or_insert_default();
-                        spools.entry(producer).or_default().insert(sequence..=sequence);
-                    }
-                    // They are all of the entry's.
-                    Some(_) => {}
-                }
-            }
-            if !is_in_one {
-                change.spools.get_or_insert_default();
-            }
+            change.lines += placed.lines;
         }
         entry.files = files.into_values().map(|(change, _)| change).collect();
     }
@@ -107,7 +93,6 @@ impl Plan<'_> {
     /// Forgets the visits from the `first` on.
     fn forget_from(&mut self, first: usize) {
         self.times.truncate(first);
-        self.numbers.truncate(first);
         std::iter::once(&mut self.lines).chain(&mut self.as_claimed).for_each(|lines| lines.truncate(first));
     }
 }
@@ -201,9 +186,8 @@ impl<'a> Planner<'a, '_> {
     }
 
     fn add(&mut self, visit: &Visit<'_>, number: Option<(Uuid, u64)>) {
-        let Plan { lines, as_claimed, numbers, times, .. } = &mut self.plan;
+        let Plan { lines, as_claimed, times, .. } = &mut self.plan;
         times.push(visit.received_at);
-        numbers.push(number);
         let all = std::iter::once(lines).chain(as_claimed);
         all.for_each(|lines| lines.add(Numbered { visit, number }));
     }

@@ -1,5 +1,6 @@
 //! What the recorder asks of the outside: an inbox, a log of visits, a ledger; and what each may answer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -123,24 +124,24 @@ impl Lines {
 
 /// What became of a batch: bytes of it that stand in a file, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
+pub struct Placed<'a> {
     /// The ledger's number for the file.
     pub file: u64,
     /// Where they start, in bytes.
     pub start: u64,
     /// The bytes.
-    pub bytes: Vec<u8>,
-    /// Which lines of the batch are whole among them; a fragment of one belongs to none.
-    pub lines: Vec<usize>,
+    pub bytes: Cow<'a, [u8]>,
+    /// How many lines of the batch are whole among them, each counted where it stands first; a fragment is none.
+    pub lines: u64,
 }
 
 /// What was appended, and is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Appended {
+pub struct Appended<'a> {
     /// Where the log ends now.
     pub mark: Mark,
     /// Where the lines of the batch are: each in one of them.
-    pub placed: Vec<Placed>,
+    pub placed: Vec<Placed<'a>>,
     /// The claims that are open still, where that changed.
     pub claims: Option<Vec<OpenClaims>>,
 }
@@ -174,7 +175,11 @@ pub trait VisitLog {
     /// # Errors
     /// What failed. Some of the bytes may stand there then: the next call, with the same lines, goes on where this one
     /// stopped, once `begin` has succeeded again. As for `check`, and [`VisitLogError::Failed`].
-    fn append(&mut self, lines: &Lines, as_claimed: &[Lines]) -> Result<Appended, VisitLogError>;
+    fn append<'a>(
+        &'a mut self,
+        lines: &'a Lines,
+        as_claimed: &[Lines],
+    ) -> Result<Appended<'a>, VisitLogError>;
     /// The ledger knows of what was appended. Lets others in.
     fn settle(&mut self);
     /// The ledger could not be told what `begin` returned. Lets others in.
@@ -215,6 +220,12 @@ impl fmt::Display for VisitLogError {
 pub trait Ledger {
     /// The state, without what failed to be committed.
     fn written(&self) -> &Written;
+    /// Takes room for an entry about `bytes` of lines, so that a disk that is full says so before they are appended,
+    /// while others may still have the log.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn reserve(&mut self, bytes: usize) -> Result<(), LedgerError>;
     /// Makes `entry` part of the state, durably.
     ///
     /// # Errors

@@ -71,12 +71,6 @@ pub struct FileChange {
     /// Bytes added, or all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stretches: Vec<Stretch>,
-    /// The visits of spools in it; absent where they are all of the entry's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spools: Option<BTreeMap<Uuid, Sequences>>,
-    /// How many visits of other clients are in it.
-    #[serde(default)]
-    pub foreign: u64,
 }
 
 /// What is known of one spool's visits.
@@ -256,16 +250,7 @@ impl Written {
             record.name.clone_from(name);
         }
         record.lines += change.lines;
-        record.foreign += change.foreign;
         change.stretches.iter().for_each(|stretch| record.add(stretch));
-        let mut add = |producer: &Uuid, written: &Sequences| {
-            let own = record.spools.entry(*producer).or_default();
-            written.runs().for_each(|(first, last)| own.insert(first..=last));
-        };
-        match &change.spools {
-            Some(spools) => spools.iter().for_each(|(producer, written)| add(producer, written)),
-            None => entry.spools.iter().for_each(|(producer, spooled)| add(producer, &spooled.written)),
-        }
     }
 
     /// The whole state as one entry.
@@ -275,8 +260,6 @@ impl Written {
             name: Some(record.name.clone()),
             lines: record.lines,
             stretches: record.stretches.clone(),
-            spools: Some(record.spools.clone()),
-            foreign: record.foreign,
         };
         Entry {
             output: self.mark_by_inode,
@@ -394,6 +377,10 @@ mod tests {
             r#"{"spools":{"00000000-0000-0000-0000-000000000000":{"written":[[1,2]],"duplicates":0}}}"#;
         let entry: Entry = serde_json::from_str(yesterday).expect("an older Pixel wrote it");
         assert!(entry.spools[&Uuid::nil()].dead.is_empty());
+        // It had each file's visits, too, which nobody asked for.
+        let yesterday = r#"{"files":[{"file":7,"lines":2,"spools":{"00000000-0000-0000-0000-000000000000":[[1,2]]},"foreign":1}]}"#;
+        let entry: Entry = serde_json::from_str(yesterday).expect("an older Pixel wrote it");
+        assert_eq!((entry.files[0].file, entry.files[0].lines), (7, 2));
     }
 
     #[test]
