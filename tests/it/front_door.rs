@@ -49,10 +49,10 @@ fn no_declared_body_ends_or_blocks_it() -> Outcome {
         ("the largest number", "Content-Length: 18446744073709551615", Some(413)),
         ("past the largest number", "Content-Length: 18446744073709551616", Some(400)),
         ("a plus sign", "Content-Length: +5", None),
-        ("a large one with a plus sign", "Content-Length: +100000000000000", Some(413)),
+        ("a large one with a plus sign", "Content-Length: +100000000000000", Some(400)),
         ("a minus sign", "Content-Length: -1", Some(400)),
         ("two lengths", "Content-Length: 5\r\nContent-Length: 100000000000000", None),
-        ("two lengths, the large one first", "Content-Length: 70000\r\nContent-Length: 5", Some(413)),
+        ("two lengths, the large one first", "Content-Length: 70000\r\nContent-Length: 5", Some(400)),
         ("a byte too much", "Content-Length: 65537", Some(413)),
         ("withheld, 1", "Content-Length: 1", None),
         ("withheld, 1024", "Content-Length: 1024", None),
@@ -65,7 +65,7 @@ fn no_declared_body_ends_or_blocks_it() -> Outcome {
             Some(413),
         ),
         ("chunked, nothing of it", "Transfer-Encoding: chunked", None),
-        ("chunked and a length", "Transfer-Encoding: chunked\r\nContent-Length: 100000000000000", None),
+        ("chunked and a length", "Transfer-Encoding: chunked\r\nContent-Length: 100000000000000", Some(400)),
         ("upgrade", "Connection: upgrade\r\nContent-Length: 100000000000000", Some(204)),
     ] {
         let mut client = Client::connect(public)?;

@@ -20,6 +20,16 @@ impl Edge {
     /// Starts Caddy before `upstream`, and waits until it listens.
     pub fn start(upstream: SocketAddr) -> Outcome<Edge> {
         let address = free_address();
+        Self::serve(address, &format!(":{}", address.port()), upstream)
+    }
+
+    /// The same with TLS, and so with HTTP/2, for `localhost`.
+    pub fn start_with_tls(upstream: SocketAddr) -> Outcome<Edge> {
+        let address = free_address();
+        Self::serve(address, &format!("https://localhost:{}", address.port()), upstream)
+    }
+
+    fn serve(address: SocketAddr, site: &str, upstream: SocketAddr) -> Outcome<Edge> {
         let home = tempfile::tempdir()?;
         let log_path = home.path().join("caddy.log");
         let log = fs::File::create(&log_path)?;
@@ -27,7 +37,7 @@ impl Edge {
         let process = Command::new("caddy")
             .args(["run", "--adapter", "caddyfile", "--config"])
             .arg(caddyfile)
-            .env("PIXEL_SITE", format!(":{}", address.port()))
+            .env("PIXEL_SITE", site)
             .env("PIXEL_BIND", "127.0.0.1")
             .env("PIXEL_UPSTREAM", upstream.to_string())
             .env("HOME", home.path())

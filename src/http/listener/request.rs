@@ -133,6 +133,16 @@ impl Request {
         self.head.framing
     }
 
+    /// Whether what follows it on its connection is no request, but perhaps a part of this one.
+    pub(super) fn is_last(&self) -> bool {
+        self.head.framing.is_unclear
+    }
+
+    /// Whether no other request of its connection is with a worker.
+    pub(super) fn is_alone(&self) -> bool {
+        self.connections.lock().get(&self.peer).is_none_or(|claims| *claims == 1)
+    }
+
     pub(super) fn persistence(&self) -> Persistence {
         self.head.persistence
     }
@@ -197,6 +207,8 @@ pub(super) enum BodyRead {
     All,
     /// It is larger than what is read of one.
     TooLarge,
+    /// It is not framed as it says.
+    Malformed,
     /// The client is gone, or too slow.
     Gone,
 }

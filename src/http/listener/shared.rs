@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use tiny_http::Method;
 
 use super::body;
+use super::given_up::GivenUp;
 use super::request::{BodyRead, Connections, Request};
 use super::slow_clients::SlowClients;
-use crate::http::answer::{Answer, BAD_FRAMING, FAILED};
+use crate::http::answer::{Answer, BAD_FRAMING, FAILED, TOO_LARGE};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
@@ -70,7 +71,11 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new(Shared {
             connections: Connections::new(metrics.abandoned_connections.clone()),
-            slow: SlowClients::new(settings.write_timeout, metrics.stalled_connections.clone()),
+            slow: SlowClients::new(
+                settings.write_timeout,
+                metrics.stalled_connections.clone(),
+                GivenUp::new(settings.write_timeout.max(settings.read_timeout) * 2),
+            ),
             settings,
             supervisor,
             stop: Stop::default(),
@@ -150,13 +155,19 @@ impl Shared {
         let Some(reading) = Reading::begin(self) else { return };
         let work = move || {
             let shared = &reading.0;
+            let slow = &shared.slow;
+            if request.framing().is_unclear {
+                body::refuse(request, &BAD_FRAMING, slow);
+                return Ok(());
+            }
             match body::read(&mut request) {
                 BodyRead::All => {
                     let taken = Instant::now();
                     shared.survive(|| shared.answer(shared.handle(vec![request]), taken));
                 }
-                BodyRead::TooLarge => body::refuse(request),
-                BodyRead::Gone => body::give_up(request),
+                BodyRead::TooLarge => body::refuse(request, &TOO_LARGE, slow),
+                BodyRead::Malformed => body::refuse(request, &BAD_FRAMING, slow),
+                BodyRead::Gone => body::give_up(request, &slow.given_up),
             }
             Ok(())
         };
