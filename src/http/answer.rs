@@ -87,6 +87,13 @@ pub(super) const BAD_FRAMING: Answer = Answer::new(
     b"the length of the body is unclear\n",
 );
 
+/// 501: the body is not chunked, but something else (RFC 9112, section 6.1).
+pub(super) const UNKNOWN_CODING: Answer = Answer::new(
+    "501 Not Implemented",
+    "Connection: close\r\nContent-Type: text/plain\r\n",
+    b"the only transfer coding is chunked\n",
+);
+
 /// 500: what was asked for may have been done or not.
 pub(super) const FAILED: Answer = Answer::new(
     "500 Internal Server Error",

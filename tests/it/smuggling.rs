@@ -1,6 +1,7 @@
 //! Requests whose end is unclear: what follows them on the connection is no request (RFC 9112, section 6.3).
 
 use std::io::Write;
+use std::net::Shutdown;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -66,6 +67,35 @@ fn nothing_that_follows_a_request_with_unclear_framing_is_answered_or_recorded()
     let lines = system.output.lines();
     assert!(lines.iter().all(|line| line.contains(r#""query":null"#)), "{lines:?}");
     assert_eq!(lines.len(), rows.len(), "nothing but the visits in between");
+    Ok(())
+}
+
+/// It was taken for the end of the body, answered with 204 and recorded.
+#[test]
+fn a_chunked_body_that_is_cut_off_is_not_recorded() -> Outcome {
+    let mut system = Embedded::start()?;
+    for (case, body) in [
+        ("nothing of it", ""),
+        ("within a number", "5"),
+        ("within a chunk", "5\r\nhel"),
+        ("within a large chunk", "ffff\r\nhello"),
+        ("behind a chunk", "5\r\nhello\r\n"),
+        ("within the end", "5\r\nhello\r\n0\r\n"),
+    ] {
+        let mut client = Client::connect(system.address)?;
+        client.send(
+            format!("POST /track?cut HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+                .as_bytes(),
+        )?;
+        client.stream().shutdown(Shutdown::Write)?;
+        let answer = client.receive(true).map_err(|error| format!("{case}: {error}"))?;
+        assert_eq!(answer.status, 400, "{case}");
+        assert!(client.is_closed(), "{case}");
+    }
+    system.visit(&[])?;
+    system.output.wait_for_lines(1)?;
+    system.pixel.stop()?;
+    assert_eq!(system.output.lines().len(), 1, "nothing but the visit behind them");
     Ok(())
 }
 

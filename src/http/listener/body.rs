@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tiny_http::{Response, StatusCode};
 
 use super::given_up::GivenUp;
+use super::hang_up::has_ended;
 use super::request::{BodyRead, Request};
 use super::slow_clients::SlowClients;
 use crate::http::answer::Answer;
@@ -30,14 +31,17 @@ pub(super) fn read(request: &mut Request) -> BodyRead {
     if length.is_some_and(|length| length > BODY_MAX_BYTES) {
         return BodyRead::TooLarge;
     }
+    let peer = request.peer();
     request.read_body(|reader| {
         let until = Instant::now() + LINGER_MAX;
         let mut piece = [0; PIECE_BYTES];
         let mut total = 0;
         loop {
             match reader.read(&mut piece) {
-                Ok(0) if length.is_none_or(|length| total == length) => return BodyRead::All,
-                Ok(0) => return BodyRead::Gone,
+                Ok(0) if length.is_some_and(|length| total < length) => return BodyRead::Gone,
+                // The decoder says the same of a chunk that is cut off: then the client has sent its last byte.
+                Ok(0) if length.is_none() && has_ended(peer) => return BodyRead::Malformed,
+                Ok(0) => return BodyRead::All,
                 Ok(bytes) => total += bytes,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // The decoder's word for a chunk that is none, and for one that is cut off.

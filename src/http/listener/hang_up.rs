@@ -101,38 +101,49 @@ impl Sockets {
     }
 }
 
-/// The other ends of all connections that the kernel still knows (proc_pid_net(5)): for where no socket can be
-/// reached. `None` where it does not say.
+/// Whether `peer` has said that it sends no more on its connection, as far as the kernel tells.
+pub(super) fn has_ended(peer: SocketAddr) -> bool {
+    connections().is_some_and(|all| !all.contains(&(peer, ESTABLISHED)))
+}
+
+/// The other ends of all connections that the kernel still knows: for where no socket can be reached. `None` where
+/// it does not say.
 pub(super) fn connected_peers() -> Option<HashSet<SocketAddr>> {
-    let mut peers = HashSet::new();
+    let open = connections()?.into_iter().filter(|(_, state)| *state != TIME_WAIT);
+    Some(open.map(|(peer, _)| peer).collect())
+}
+
+const ESTABLISHED: u8 = 1;
+/// It waits only for its port to be free again.
+const TIME_WAIT: u8 = 6;
+
+/// The other end and the state of each connection (proc_pid_net(5)).
+fn connections() -> Option<HashSet<(SocketAddr, u8)>> {
+    let mut connections = HashSet::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         match fs::read_to_string(table) {
-            Ok(text) => peers.extend(text.lines().skip(1).filter_map(connected_peer)),
+            Ok(text) => connections.extend(text.lines().skip(1).filter_map(connection)),
             // A kernel without IPv6 has no such table.
             Err(_) if table.ends_with('6') => {}
             Err(_) => return None,
         }
     }
-    Some(peers)
+    Some(connections)
 }
 
-/// The other end in a line of such a table, unless it waits only for its port to be free again.
-fn connected_peer(line: &str) -> Option<SocketAddr> {
-    const TIME_WAIT: &str = "06";
+fn connection(line: &str) -> Option<(SocketAddr, u8)> {
     let mut columns = line.split_whitespace().skip(2);
     let (ip, port) = columns.next()?.split_once(':')?;
-    if columns.next()? == TIME_WAIT {
-        return None;
-    }
+    let state = u8::from_str_radix(columns.next()?, 16).ok()?;
     let port = u16::from_str_radix(port, 16).ok()?;
     // Words of 32 bits, each in this machine's order.
     let word = |n: usize| u32::from_str_radix(ip.get(n * 8..n * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
     if ip.len() == 8 {
-        return Some((Ipv4Addr::from(word(0)?), port).into());
+        return Some(((Ipv4Addr::from(word(0)?), port).into(), state));
     }
     let words = [word(0)?, word(1)?, word(2)?, word(3)?];
     let bytes: [u8; 16] = words.concat().try_into().ok()?;
-    Some((Ipv6Addr::from(bytes), port).into())
+    Some(((Ipv6Addr::from(bytes), port).into(), state))
 }
 
 fn errno(error: &std::io::Error) -> Errno {
@@ -185,12 +196,12 @@ mod tests {
             let client = TcpStream::connect(listener.local_addr().expect(case)).expect(case);
             let (_server, peer) = listener.accept().expect(case);
             assert!(connected_peers().expect("there is a /proc").contains(&peer), "{case}");
-            drop(client);
+            assert!(!has_ended(peer), "{case}");
+            client.shutdown(Shutdown::Write).expect(case);
+            assert!(has_ended(peer) && connected_peers().is_some_and(|all| all.contains(&peer)), "{case}");
         }
-        let waiting = "0: 0100007F:1F90 0200007F:E5C2 06 00000000:00000000";
-        assert_eq!(connected_peer(waiting), None);
-        let open = waiting.replace(" 06 ", " 01 ");
-        assert_eq!(connected_peer(&open), Some(SocketAddr::from(([127, 0, 0, 2], 58_818))));
-        assert_eq!(connected_peer("0: nonsense"), None);
+        let line = "0: 0100007F:1F90 0200007F:E5C2 06 00000000:00000000";
+        assert_eq!(connection(line), Some((SocketAddr::from(([127, 0, 0, 2], 58_818)), TIME_WAIT)));
+        assert_eq!(connection("0: nonsense"), None);
     }
 }

@@ -31,7 +31,8 @@
 //!   100-continue.
 //! - **T9** Without an answer, a request is answered with 500 when it is dropped, unless its writer was taken.
 //! - **T10** Of several Content-Lengths the first counts, a plus sign is fine, and any Transfer-Encoding means
-//!   chunked and beats them. Such requests are refused, and their clients given up ([`given_up`]).
+//!   chunked and beats them. Such requests are refused, and their clients given up ([`given_up`]). A chunk that is
+//!   cut off ends a body as its last one does: the kernel knows whether the client has ended.
 //! - **T11** Of several Connection headers the first counts, and it is searched for words wherever they stand. With
 //!   `upgrade`, the request keeps the bare connection, and nothing is read when it is dropped.
 //! - **T12** `unblock` wakes one worker.

@@ -23,21 +23,30 @@ pub(super) struct Framing {
     pub(super) is_pending: bool,
     /// Its length in bytes, where that was said.
     pub(super) length: Option<usize>,
-    /// Whether headers contradict each other or themselves.
-    pub(super) is_unclear: bool,
+}
+
+/// Why a request is refused before anybody looks at what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Headers contradict each other or themselves about the body (RFC 9112, section 6.3).
+    Framing,
+    /// The body is coded in a way that is not understood (RFC 9112, section 6.1).
+    Coding,
 }
 
 /// What the headers say of the connection and the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) framing: Framing,
+    pub(super) fault: Option<Fault>,
     pub(super) persistence: Persistence,
 }
 
 impl Head {
     fn of(request: &tiny_http::Request) -> Self {
-        let (mut connection, mut is_chunked, mut expects) = (None, false, false);
+        let (mut connection, mut expects) = (None, false);
         let (mut content_length, mut differs) = (None, false);
+        let (mut coding, mut is_known) = (None, true);
         for Header { field, value } in request.headers() {
             let is = |name: &'static str| field.equiv(name);
             // The length sorts out nearly all names before any is compared.
@@ -49,7 +58,10 @@ impl Head {
                     None => content_length = Some(value.as_str()),
                     Some(first) => differs |= first != value.as_str(),
                 },
-                17 => is_chunked |= is("Transfer-Encoding"),
+                17 if is("Transfer-Encoding") => {
+                    is_known &= coding.is_none() && value.as_str().trim().eq_ignore_ascii_case("chunked");
+                    coding = Some(value.as_str());
+                }
                 _ => {}
             }
         }
@@ -68,10 +80,17 @@ impl Head {
             _ if says("upgrade") => false,
             Some(length) if length > READ_BY_TINY_HTTP_BYTES => true,
             Some(length) => length > 0 && expects,
-            None => is_chunked,
+            None => coding.is_some(),
         };
-        let is_unclear = content_length.is_some_and(|first| is_chunked || differs || !is_number(first));
-        Head { framing: Framing { is_pending, length, is_unclear }, persistence }
+        let is_unclear = |first: &str| coding.is_some() || differs || !is_number(first);
+        let fault = match () {
+            () if content_length.is_some_and(is_unclear) || coding.is_some() && is_1_0 => {
+                Some(Fault::Framing)
+            }
+            () if !is_known => Some(Fault::Coding),
+            () => None,
+        };
+        Head { framing: Framing { is_pending, length }, fault, persistence }
     }
 }
 
@@ -133,9 +152,13 @@ impl Request {
         self.head.framing
     }
 
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.head.fault
+    }
+
     /// Whether what follows it on its connection is no request, but perhaps a part of this one.
     pub(super) fn is_last(&self) -> bool {
-        self.head.framing.is_unclear
+        self.fault().is_some()
     }
 
     /// Whether no other request of its connection is with a worker.
@@ -271,9 +294,9 @@ mod tests {
 
     #[test]
     fn a_body_is_framed_by_what_tiny_http_does_with_the_head() {
-        let pending = |length| Framing { is_pending: true, length, is_unclear: false };
-        let here = |length| Framing { is_pending: false, length, is_unclear: false };
-        let unclear = |framing: Framing| Framing { is_unclear: true, ..framing };
+        let pending = |length| (Framing { is_pending: true, length }, None);
+        let here = |length| (Framing { is_pending: false, length }, None);
+        let unclear = |(framing, _)| (framing, Some(Fault::Framing));
         for (case, headers, framing) in [
             ("none", &[][..], here(Some(0))),
             ("over what tiny_http reads", &[("Content-Length", "1025")], pending(Some(1025))),
@@ -300,7 +323,8 @@ mod tests {
                 pending(Some(5000)),
             ),
         ] {
-            assert_eq!(request(&connections(), headers).framing(), framing, "{case}");
+            let request = request(&connections(), headers);
+            assert_eq!((request.framing(), request.fault()), framing, "{case}");
         }
     }
 

@@ -12,9 +12,9 @@ use tiny_http::Method;
 
 use super::body;
 use super::given_up::GivenUp;
-use super::request::{BodyRead, Connections, Request};
+use super::request::{BodyRead, Connections, Fault, Request};
 use super::slow_clients::SlowClients;
-use crate::http::answer::{Answer, BAD_FRAMING, FAILED, TOO_LARGE};
+use crate::http::answer::{Answer, BAD_FRAMING, FAILED, TOO_LARGE, UNKNOWN_CODING};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
@@ -118,14 +118,14 @@ impl Shared {
                 here.push(request);
             }
         }
-        let clear: Vec<&Request> = here.iter().filter(|request| !request.framing().is_unclear).collect();
+        let clear: Vec<&Request> = here.iter().filter(|request| request.fault().is_none()).collect();
         let handled = self.survive(|| self.handler.handle(&clear));
         let answers = handled.unwrap_or_else(|| vec![FAILED; clear.len()]);
         assert_eq!(answers.len(), clear.len(), "a handler answers each request");
         let mut answers = answers.into_iter();
-        let mut answer = |request: &Request| match request.framing().is_unclear {
-            true => BAD_FRAMING,
-            false => answers.next().expect("there is one for each"),
+        let mut answer = |request: &Request| match request.fault() {
+            Some(fault) => refusal(fault),
+            None => answers.next().expect("there is one for each"),
         };
         here.into_iter()
             .map(|request| {
@@ -156,8 +156,8 @@ impl Shared {
         let work = move || {
             let shared = &reading.0;
             let slow = &shared.slow;
-            if request.framing().is_unclear {
-                body::refuse(request, &BAD_FRAMING, slow);
+            if let Some(fault) = request.fault() {
+                body::refuse(request, &refusal(fault), slow);
                 return Ok(());
             }
             match body::read(&mut request) {
@@ -174,6 +174,13 @@ impl Shared {
         if let Err(error) = self.supervisor.start_small("body", BODY_READER_STACK_BYTES, work) {
             log::debug!("no thread to read a body: {error}");
         }
+    }
+}
+
+fn refusal(fault: Fault) -> Answer {
+    match fault {
+        Fault::Framing => BAD_FRAMING,
+        Fault::Coding => UNKNOWN_CODING,
     }
 }
 
