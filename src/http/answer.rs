@@ -87,6 +87,13 @@ pub(super) const BAD_FRAMING: Answer = Answer::new(
     b"the length of the body is unclear\n",
 );
 
+/// 400: whose request it is cannot be told (RFC 9112, section 3.2).
+pub(super) const BAD_HOST: Answer = Answer::new(
+    "400 Bad Request",
+    "Connection: close\r\nContent-Type: text/plain\r\n",
+    b"exactly one Host is expected\n",
+);
+
 /// 501: the body is not chunked, but something else (RFC 9112, section 6.1).
 pub(super) const UNKNOWN_CODING: Answer = Answer::new(
     "501 Not Implemented",

@@ -94,9 +94,10 @@ fn a_body_is_ignored_and_the_connection_goes_on() -> Outcome {
         assert_eq!(client.receive(true)?.status, 204, "{length} bytes");
     }
     client
-        .send(b"POST /track?chunked HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")?;
+        .send(b"POST /track?chunked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")?;
     assert_eq!(client.receive(true)?.status, 204);
-    client.send(b"POST /track HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")?;
+    client
+        .send(b"POST /track HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")?;
     assert_eq!(client.receive(true)?.status, 204);
     system.output.wait_for_lines(9)?;
     system.pixel.stop()

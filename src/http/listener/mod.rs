@@ -214,14 +214,14 @@ mod tests {
     fn a_handler_that_panics_is_answered_for_and_the_listener_goes_on() {
         let (listener, metrics, problems) = open();
         for request in [
-            "GET /panic HTTP/1.1\r\n\r\n",
-            "POST /panic HTTP/1.1\r\nContent-Length: 5000\r\n\r\n",
-            "POST /panic HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: 100000000000000\r\n\r\n",
+            "GET /panic HTTP/1.1\r\nHost: h\r\n\r\n",
+            "POST /panic HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n",
+            "POST /panic HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nContent-Length: 100000000000000\r\n\r\n",
         ] {
             let body = if request.contains("5000") { "x".repeat(5000) } else { String::new() };
             for _ in 0..5 {
                 assert_eq!(ask(&listener, &format!("{request}{body}")), "500", "{request:?}");
-                assert_eq!(ask(&listener, "GET / HTTP/1.1\r\n\r\n"), "404", "after {request:?}");
+                assert_eq!(ask(&listener, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"), "404", "after {request:?}");
             }
         }
         assert_eq!(metrics.abandoned_connections.get(), 0);
@@ -232,9 +232,9 @@ mod tests {
     #[test]
     fn both_kinds_of_bad_bodies_are_answered_before_any_handler_sees_them() {
         let (listener, metrics, _problems) = open();
-        let twice = "POST /panic HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello";
+        let twice = "POST /panic HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello";
         assert_eq!(ask(&listener, twice), "400");
-        let huge = "POST /panic HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n";
+        let huge = "POST /panic HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000000000\r\n\r\n";
         assert_eq!(ask(&listener, huge), "413");
         let until = Instant::now() + Duration::from_secs(30);
         while metrics.abandoned_connections.get() == 0 && Instant::now() < until {
@@ -249,7 +249,7 @@ mod tests {
     fn where_no_socket_can_be_reached_nothing_behind_an_unclear_end_is_answered_either() {
         let (listener, _metrics, _problems) = open();
         listener.shared.slow.given_up.sockets.forbid();
-        let hidden = "GET / HTTP/1.1\r\n\r\n".repeat(3);
+        let hidden = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3);
         for (rest, statuses) in [
             ("Content-Length: +0\r\n\r\n", &["400"][..]),
             ("Content-Length: +5000\r\n\r\n", &["100", "400"]),
@@ -260,7 +260,9 @@ mod tests {
         ] {
             let mut stream = TcpStream::connect(listener.address()).expect("it listens");
             stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
-            stream.write_all(format!("POST / HTTP/1.1\r\n{rest}{hidden}").as_bytes()).expect("it reads");
+            stream
+                .write_all(format!("POST / HTTP/1.1\r\nHost: h\r\n{rest}{hidden}").as_bytes())
+                .expect("it reads");
             thread::sleep(Duration::from_millis(200));
             stream.write_all(hidden.as_bytes()).expect("it is open");
             let mut answers = Vec::new();

@@ -32,6 +32,8 @@ pub(super) enum Fault {
     Framing,
     /// The body is coded in a way that is not understood (RFC 9112, section 6.1).
     Coding,
+    /// It names no host, or more than one (RFC 9112, section 3.2).
+    Host,
 }
 
 /// What the headers say of the connection and the body.
@@ -47,10 +49,12 @@ impl Head {
         let (mut connection, mut expects) = (None, false);
         let (mut content_length, mut differs) = (None, false);
         let (mut coding, mut is_known) = (None, true);
+        let mut hosts = 0;
         for Header { field, value } in request.headers() {
             let is = |name: &'static str| field.equiv(name);
             // The length sorts out nearly all names before any is compared.
             match field.as_str().len() {
+                4 if is("Host") => hosts += 1,
                 6 => expects |= is("Expect"),
                 // tiny_http looks at the first one only.
                 10 if connection.is_none() && is("Connection") => connection = Some(value.as_str()),
@@ -68,6 +72,7 @@ impl Head {
         let says = |option| connection.is_some_and(|value| contains_ignore_case(value, option));
         // "close" goes first for the connection, but "upgrade" for the body.
         let is_1_0 = *request.http_version() == HTTPVersion(1, 0);
+        let is_1_1 = *request.http_version() == HTTPVersion(1, 1);
         let persistence = match () {
             () if says("close") || says("upgrade") => Persistence::Close,
             () if !is_1_0 => Persistence::KeepAlive,
@@ -88,6 +93,7 @@ impl Head {
                 Some(Fault::Framing)
             }
             () if !is_known => Some(Fault::Coding),
+            () if hosts > 1 || hosts < 1 && is_1_1 => Some(Fault::Host),
             () => None,
         };
         Head { framing: Framing { is_pending, length }, fault, persistence }
@@ -280,6 +286,10 @@ mod tests {
     use super::*;
     use tiny_http::TestRequest;
 
+    fn test_request() -> TestRequest {
+        TestRequest::new().with_header(Header::from_bytes("Host", "h").expect("ASCII"))
+    }
+
     fn connections() -> Arc<Connections> {
         Connections::new(Counter::default())
     }
@@ -288,7 +298,7 @@ mod tests {
     fn request(connections: &Arc<Connections>, headers: &[(&str, &str)]) -> Request {
         let peer = SocketAddr::from(([192, 0, 2, 1], 1));
         let headers = headers.iter().map(|(name, value)| Header::from_bytes(*name, *value).expect("ASCII"));
-        let raw = headers.fold(TestRequest::new().with_remote_addr(peer), TestRequest::with_header);
+        let raw = headers.fold(test_request().with_remote_addr(peer), TestRequest::with_header);
         Request::new(raw.into(), connections)
     }
 
@@ -341,7 +351,7 @@ mod tests {
             ("1.0 with keep-alive", (1, 0), Some("Keep-Alive"), KeepAliveAsked),
             ("1.0 with something else", (1, 0), Some("x"), Close),
         ] {
-            let mut raw = TestRequest::new().with_http_version(version.into());
+            let mut raw = test_request().with_http_version(version.into());
             if let Some(value) = connection {
                 raw = raw.with_header(Header::from_bytes("Connection", value).expect("ASCII"));
             }

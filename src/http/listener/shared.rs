@@ -14,7 +14,7 @@ use super::body;
 use super::given_up::GivenUp;
 use super::request::{BodyRead, Connections, Fault, Request};
 use super::slow_clients::SlowClients;
-use crate::http::answer::{Answer, BAD_FRAMING, FAILED, TOO_LARGE, UNKNOWN_CODING};
+use crate::http::answer::{Answer, BAD_FRAMING, BAD_HOST, FAILED, TOO_LARGE, UNKNOWN_CODING};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
@@ -181,6 +181,7 @@ fn refusal(fault: Fault) -> Answer {
     match fault {
         Fault::Framing => BAD_FRAMING,
         Fault::Coding => UNKNOWN_CODING,
+        Fault::Host => BAD_HOST,
     }
 }
 

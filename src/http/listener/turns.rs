@@ -112,12 +112,17 @@ mod tests {
         (Turns::new(Connections::new(abandoned)), slow, stalled)
     }
 
+    fn test_request(peer: SocketAddr) -> TestRequest {
+        let host = Header::from_bytes("Host", "h").expect("ASCII");
+        TestRequest::new().with_header(host).with_remote_addr(peer)
+    }
+
     /// Takes a turn in which `ports` ask, in this order; returns whose requests it took.
     fn take(turns: &mut Turns, slow: &SlowClients, ports: &[u16]) -> Vec<Request> {
         let mut asked = ports.iter();
         turns.take(slow, || {
             let peer = SocketAddr::from(([192, 0, 2, 1], *asked.next()?));
-            Some(TestRequest::new().with_remote_addr(peer).into())
+            Some(test_request(peer).into())
         })
     }
 
@@ -165,7 +170,7 @@ mod tests {
         let group = turns.take(&slow, || {
             let (length, peer) = asked.next()?;
             let header = Header::from_bytes("Content-Length", length).expect("ASCII");
-            Some(TestRequest::new().with_remote_addr(peer).with_header(header).into())
+            Some(test_request(peer).with_header(header).into())
         });
         assert_eq!(group.len(), 1);
         drop(group);
