@@ -73,6 +73,7 @@ fn no_declared_body_ends_or_blocks_it() -> Outcome {
         if let Some(status) = answer {
             let answer = client.receive(true).map_err(|error| format!("{case}: {error}"))?;
             assert_eq!(answer.status, status, "{case}");
+            assert_eq!((answer.header("Upgrade"), answer.header("Server")), (None, None), "{case}");
             visits += usize::from(status == 204);
         }
         // Half of a connection's end is what tiny_http's reader takes for the end of the body.
