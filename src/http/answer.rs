@@ -39,7 +39,7 @@ pub(super) enum Persistence {
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: &'static str,
-    headers: &'static str,
+    headers: Cow<'static, str>,
     body: Cow<'static, [u8]>,
     is_visit: bool,
 }
@@ -51,16 +51,36 @@ pub(super) const PIXEL: Answer =
 /// 204: recorded, for `navigator.sendBeacon`.
 pub(super) const RECORDED: Answer = Answer::new("204 No Content", pixel_headers!(), b"");
 
-/// 204 for a CORS preflight (Fetch standard, section 3.2).
-pub(super) const PREFLIGHT: Answer = Answer::new(
-    "204 No Content",
-    "Allow: GET, HEAD, POST, OPTIONS\r\n\
-              Access-Control-Allow-Origin: *\r\n\
-              Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n\
-              Access-Control-Allow-Headers: *\r\n\
-              Access-Control-Max-Age: 86400\r\n",
-    b"",
-);
+/// What every answer to a CORS preflight says.
+macro_rules! preflight_headers {
+    () => {
+        "Allow: GET, HEAD, POST, OPTIONS\r\n\
+         Access-Control-Allow-Methods: GET, HEAD, POST, OPTIONS\r\n\
+         Access-Control-Allow-Headers: Content-Type, *\r\n\
+         Access-Control-Max-Age: 86400\r\n\
+         Vary: Origin\r\n"
+    };
+}
+
+/// 204 for a CORS preflight of a page of no known origin.
+const PREFLIGHT: Answer =
+    Answer::new("204 No Content", concat!("Access-Control-Allow-Origin: *\r\n", preflight_headers!()), b"");
+
+/// 204 for a CORS preflight (Fetch standard, section 3.2): where cookies would go with the request, as with a
+/// beacon of JSON, a browser takes no wildcard for its page's origin, nor for the header `Content-Type`.
+pub(super) fn preflight(origin: Option<&str>) -> Answer {
+    // Heads may hold bare line feeds: what is no origin is not repeated.
+    match origin.filter(|origin| !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic())) {
+        None => PREFLIGHT,
+        Some(origin) => Answer {
+            headers: Cow::Owned(format!(
+                "Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\n{}",
+                preflight_headers!()
+            )),
+            ..PREFLIGHT
+        },
+    }
+}
 
 /// 503 with the GIF: the visit is not recorded, and the page that shows the pixel looks as ever.
 pub(super) const UNAVAILABLE: Answer = Answer::new(
@@ -87,6 +107,20 @@ pub(super) const BAD_FRAMING: Answer = Answer::new(
     b"the length of the body is unclear\n",
 );
 
+/// 400: whose request it is cannot be told (RFC 9112, section 3.2).
+pub(super) const BAD_HOST: Answer = Answer::new(
+    "400 Bad Request",
+    "Connection: close\r\nContent-Type: text/plain\r\n",
+    b"exactly one Host is expected\n",
+);
+
+/// 501: the body is not chunked, but something else (RFC 9112, section 6.1).
+pub(super) const UNKNOWN_CODING: Answer = Answer::new(
+    "501 Not Implemented",
+    "Connection: close\r\nContent-Type: text/plain\r\n",
+    b"the only transfer coding is chunked\n",
+);
+
 /// 500: what was asked for may have been done or not.
 pub(super) const FAILED: Answer = Answer::new(
     "500 Internal Server Error",
@@ -105,7 +139,7 @@ impl Answer {
     /// An answer with this status ("200 OK"), these headers, each with its line end, and this body. Date,
     /// length and what becomes of the connection are added.
     pub const fn new(status: &'static str, headers: &'static str, body: &'static [u8]) -> Self {
-        Answer { status, headers, body: Cow::Borrowed(body), is_visit: false }
+        Answer { status, headers: Cow::Borrowed(headers), body: Cow::Borrowed(body), is_visit: false }
     }
 
     /// The same with a body of its own.
@@ -143,7 +177,7 @@ impl Answer {
     fn render(&self, connection: &str, body: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(640 + body.len());
         with_date(|date| {
-            for part in ["HTTP/1.1 ", self.status, "\r\nDate: ", date, "\r\n", connection, self.headers] {
+            for part in ["HTTP/1.1 ", self.status, "\r\nDate: ", date, "\r\n", connection, &self.headers] {
                 bytes.extend_from_slice(part.as_bytes());
             }
         });

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tiny_http::Method;
 
 use super::answer::{
-    Answer, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, PREFLIGHT, RECORDED, UNAVAILABLE,
+    Answer, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, RECORDED, UNAVAILABLE, preflight,
 };
 use super::listener::{Handler, Request};
 use crate::health::{Health, Part};
@@ -56,6 +56,11 @@ impl Handler for Track {
                         visits += 1;
                         answer.for_visit()
                     }
+                    Route::Preflight => {
+                        let mut headers = request.headers();
+                        let origin = headers.find(|(name, _)| name.eq_ignore_ascii_case("Origin"));
+                        preflight(origin.map(|(_, value)| value))
+                    }
                     Route::Other(answer) => answer,
                 }
             })
@@ -95,17 +100,19 @@ impl Track {
 enum Route {
     /// To be recorded, then answered so.
     Visit(Answer),
+    /// A browser asks before it posts from another site.
+    Preflight,
     /// To be answered so.
     Other(Answer),
 }
 
 fn route(target: &Target<'_>, method: &Method) -> Route {
-    use Route::{Other, Visit};
+    use Route::{Other, Preflight, Visit};
     match (target.path, method) {
         ("/track" | "/track.gif", Method::Get) => Visit(PIXEL),
         ("/track" | "/track.gif", Method::Post) => Visit(RECORDED),
         ("/track" | "/track.gif", Method::Head) => Other(PIXEL),
-        ("/track" | "/track.gif", Method::Options) => Other(PREFLIGHT),
+        ("/track" | "/track.gif", Method::Options) => Preflight,
         ("/track" | "/track.gif", _) => Other(PIXEL_METHODS),
         ("/", Method::Get | Method::Head) => Other(PAGE),
         ("/robots.txt", Method::Get | Method::Head) => Other(ROBOTS),

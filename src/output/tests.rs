@@ -583,7 +583,8 @@ fn proved(folder: &FakeFolder) -> Result<(), String> {
         let shown = || format!("durable: {is_durable}{}", shown(&folder.outputs()));
         let (real, records) = records(folder, is_durable).map_err(|error| format!("{error}; {}", shown()))?;
         let records: Vec<&FileRecord> = records.iter().collect();
-        let found = verify(&real.path().join(OUTPUT), &[], &records, &|_| ()).expect("the disk works");
+        let found = verify(&real.path().join(OUTPUT), &[], &records, &|_, _| true, &|_, _| ())
+            .expect("the disk works");
         for (file, record) in found.iter().zip(records) {
             let content = std::fs::read(&file.path).unwrap_or_default();
             let lines: usize = count([&content[..]]).into_values().sum();

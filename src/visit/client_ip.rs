@@ -22,16 +22,16 @@ impl TrustedProxies {
     /// hand a client's own `Forwarded` on untouched.
     pub fn client<'a>(&self, peer: IpAddr, x_forwarded_for: &[&'a str], forwarded: &[&'a str]) -> IpAddr {
         let peer = peer.to_canonical();
-        let entry: fn(&'a str) -> Option<IpAddr>;
-        let headers = if x_forwarded_for.is_empty() {
-            entry = forwarded_for;
-            forwarded
+        type Parts<'a> = fn(&'a str) -> Vec<&'a str>;
+        type Entry<'a> = fn(&'a str) -> Option<IpAddr>;
+        let (headers, parts, entry): (_, Parts<'a>, Entry<'a>) = if x_forwarded_for.is_empty() {
+            (forwarded, |header| split_quoted(header, b','), forwarded_for)
         } else {
-            entry = address;
-            x_forwarded_for
+            // It knows no quotes: one that a client writes hides nothing of what is appended to it.
+            (x_forwarded_for, |header| header.split(',').collect(), address)
         };
         let mut hop = peer;
-        let entries = headers.iter().rev().flat_map(|header| split_quoted(header, b',').rev());
+        let entries = headers.iter().rev().flat_map(|header| parts(header).into_iter().rev());
         for written in entries.take(HOPS_MAX) {
             if !self.trusts(hop) {
                 break;
@@ -69,7 +69,7 @@ impl std::str::FromStr for TrustedProxies {
 
 /// The `for` of one element of `Forwarded` (RFC 7239, sections 4 and 6).
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    split_quoted(element, b';').find_map(|pair| {
+    split_quoted(element, b';').into_iter().find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
         let value = value.trim();
         let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
@@ -101,8 +101,9 @@ fn is_port(written: &str) -> bool {
     written.parse::<u16>().is_ok() || written.starts_with('_')
 }
 
-/// Splits at `separator`, but not within double quotes.
-fn split_quoted(text: &str, separator: u8) -> std::vec::IntoIter<&str> {
+/// Splits at `separator`, but not within double quotes. A part whose quote stays open is taken for an empty one:
+/// what a proxy has appended may stand in it, behind what a client wrote.
+fn split_quoted(text: &str, separator: u8) -> Vec<&str> {
     let mut parts = Vec::new();
     let (mut from, mut quoted, mut escaped) = (0, false, false);
     for (at, byte) in text.bytes().enumerate() {
@@ -117,8 +118,8 @@ fn split_quoted(text: &str, separator: u8) -> std::vec::IntoIter<&str> {
             _ => {}
         }
     }
-    parts.push(&text[from..]);
-    parts.into_iter()
+    parts.push(if quoted { "" } else { &text[from..] });
+    parts
 }
 
 #[cfg(test)]
@@ -161,6 +162,31 @@ mod tests {
             ("Forwarded, left of hidden", "10.0.0.1", NONE, &["for=9.9.9.9, for=_hidden"], "10.0.0.1"),
             ("Forwarded, no for", "10.0.0.1", NONE, &["proto=https"], "10.0.0.1"),
             ("Forwarded, an open quote", "10.0.0.1", NONE, &["for=\"1.1.1.1"], "10.0.0.1"),
+            // A quote that the client opens, and what the proxy appends to it.
+            ("a quote", "10.0.0.1", &["\", 1.1.1.1"], NONE, "1.1.1.1"),
+            ("a quote, then one more", "10.0.0.1", &["9.9.9.9,\"", "\", 1.1.1.1"], NONE, "1.1.1.1"),
+            ("Forwarded, a quote", "10.0.0.1", NONE, &[r#"for=9.9.9.9;x=", for=1.1.1.1"#], "10.0.0.1"),
+            (
+                "Forwarded, a quote and an escape",
+                "10.0.0.1",
+                NONE,
+                &[r#"for=9.9.9.9;x="\, for="[2001:db8::1]""#],
+                "10.0.0.1",
+            ),
+            (
+                "Forwarded, a quote before another",
+                "10.0.0.1",
+                NONE,
+                &[r#"for=9.9.9.9;x=", for="[2001:db8::1]:47";proto=https"#],
+                "10.0.0.1",
+            ),
+            (
+                "Forwarded, a quote in a line of its own",
+                "10.0.0.1",
+                NONE,
+                &["for=9.9.9.9;x=\"", "for=1.1.1.1"],
+                "1.1.1.1",
+            ),
             ("both", "10.0.0.1", &["1.1.1.1"], &["for=9.9.9.9"], "1.1.1.1"),
         ] {
             let peer = peer.parse().expect(case);

@@ -74,6 +74,23 @@ fn the_pixel_has_the_contract_s_headers_and_bytes() -> Outcome {
     assert_eq!(preflight.header("Access-Control-Allow-Origin"), Some("*"));
     assert!(preflight.header("Access-Control-Allow-Methods").is_some_and(|methods| methods.contains("POST")));
     assert!(preflight.header("Access-Control-Allow-Headers").is_some());
+    // A beacon of JSON goes with cookies, and then a browser wants to be told by name (Fetch standard, section 3.2.5).
+    let origin = "https://shop.example.com";
+    let asked = &[("Origin", origin), ("Access-Control-Request-Method", "POST")];
+    let preflight = client.ask("OPTIONS", "/track", asked)?;
+    for (name, value) in [
+        ("Access-Control-Allow-Origin", origin),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Allow-Headers", "Content-Type, *"),
+        ("Vary", "Origin"),
+    ] {
+        assert_eq!(preflight.header(name), Some(value));
+    }
+    // What is no origin is not repeated.
+    let split = &[("Origin", "a\nSet-Cookie: b"), ("Access-Control-Request-Method", "POST")];
+    let preflight = client.ask("OPTIONS", "/track", split)?;
+    assert_eq!(preflight.header("Access-Control-Allow-Origin"), Some("*"));
+    assert!(!preflight.head.contains("Set-Cookie"), "{}", preflight.head);
     let refused = client.ask("PUT", "/track", &[])?;
     assert_eq!(refused.header("Allow"), Some("GET, HEAD, POST, OPTIONS"));
     let robots = client.ask("GET", "/robots.txt", &[])?;
@@ -94,9 +111,10 @@ fn a_body_is_ignored_and_the_connection_goes_on() -> Outcome {
         assert_eq!(client.receive(true)?.status, 204, "{length} bytes");
     }
     client
-        .send(b"POST /track?chunked HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")?;
+        .send(b"POST /track?chunked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")?;
     assert_eq!(client.receive(true)?.status, 204);
-    client.send(b"POST /track HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")?;
+    client
+        .send(b"POST /track HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")?;
     assert_eq!(client.receive(true)?.status, 204);
     system.output.wait_for_lines(9)?;
     system.pixel.stop()
@@ -143,6 +161,13 @@ fn operators_are_told_how_it_is() -> Outcome {
     system.output.wait_for_lines(1)?;
     let (public, admin) = (system.address, system.pixel.admin()?);
     assert_eq!(admin.readiness()?.0, 200);
+    let mut client = Client::connect(admin.address)?;
+    for length in [5, 5000] {
+        let head = format!("POST /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        client.send((head + &"x".repeat(length)).as_bytes())?;
+        let answer = client.receive(true)?;
+        assert_eq!((answer.status, answer.header("Date").is_some()), (405, true), "{length} bytes");
+    }
     // The line is there a moment before the ledger, the counter and the spool know of it.
     admin.wait_for_metric("pixel_visits_written_total", |written| written == 1.0)?;
     admin.wait_for_metric("pixel_spool_visits", |waiting| waiting == 0.0)?;

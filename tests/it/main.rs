@@ -6,6 +6,7 @@
 //! - `endpoints`: each request's answer, and what operators are told.
 //! - `heads`: heads that no browser sends, each with its defined answer.
 //! - `hostile`: a corpus of them, with a visit after each.
+//! - `smuggling`: requests whose end is unclear, and what hides behind them.
 //! - `front_door`: clients that cost the listener more than a visit does.
 //! - `edge`: the Caddy in front.
 //! - `messages`: what goes through the queue.
@@ -40,6 +41,7 @@ mod processes;
 mod replay;
 mod rotation;
 mod rules;
+mod smuggling;
 #[path = "../support/mod.rs"]
 mod support;
 

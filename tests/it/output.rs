@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -12,6 +13,40 @@ use crate::support::output::Output;
 use crate::support::wait::wait_until;
 
 const HEADERS: &[(&str, &str)] = &[("Referer", "https://google.com"), ("User-Agent", "SomeUserAgent 1.2.3")];
+
+/// GoAccess reads 4,095 bytes at a time: what stood behind them on a line was an entry of its own, with a time, an
+/// address and a target of the client's choice.
+#[test]
+fn goaccess_counts_the_visits_and_nothing_that_a_client_made_up() -> Outcome {
+    let mut system = Embedded::with(|launch| launch.with("format", "combined"))?;
+    let before = r#"127.0.0.1 - - [19/Dec/2022:14:16:49 +0000] "GET /track HTTP/1.1" 200 43 ""#.len();
+    let forged = "6.6.6.6 - - [19/Dec/2022:14:16:49 +0000] xGET /forged HTTP/1.1\" 200 43 \"-\" \"x";
+    // Controls take four bytes each, and the forged entry begins with the second reading.
+    let room = 4095 - before - "\" \"".len();
+    let referrer = "\x01".repeat(room / 4) + &"x".repeat(room % 4);
+    for agent in [forged, "SomeUserAgent 1.2.3", forged] {
+        system.visit(&[("Referer", &referrer), ("User-Agent", agent)])?;
+    }
+    system.output.wait_for_lines(3)?;
+    system.pixel.stop()?;
+    let counted = Command::new("goaccess")
+        .args(["--log-format=COMBINED", "--no-global-config", "--output=report.json"])
+        .arg(&system.output.path)
+        .current_dir(system.output.folder()?)
+        .output()
+        .map_err(|error| format!("goaccess: {error}; tests/require-packages installs it"))?;
+    let report = fs::read_to_string(system.output.folder()?.join("report.json"))?;
+    let report: serde_json::Value = serde_json::from_str(&report)?;
+    println!("{} {}", String::from_utf8_lossy(&counted.stderr), report["general"]);
+    assert_eq!(
+        (&report["general"]["total_requests"], &report["general"]["failed_requests"]),
+        (&3.into(), &0.into())
+    );
+    let hosts: Vec<_> =
+        report["hosts"]["data"].as_array().ok_or("no hosts")?.iter().map(|host| &host["data"]).collect();
+    assert_eq!(hosts, ["127.0.0.1"]);
+    Ok(())
+}
 
 #[test]
 fn a_curl_becomes_the_contract_s_line() -> Outcome {

@@ -70,6 +70,10 @@ impl Client {
             let status = head.split(' ').nth(1).unwrap_or_default().parse()?;
             let mut answer = Answer { status, head, body: Vec::new() };
             if status == 100 {
+                // Only as the client asked for it: with nothing of tiny_http's own.
+                if answer.header("Upgrade").is_some() {
+                    return Ok(answer);
+                }
                 continue;
             }
             let length: usize = answer.header("Content-Length").unwrap_or("0").parse()?;

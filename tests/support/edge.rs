@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::Outcome;
 use super::port::free_address;
+use super::shell::shell;
 use super::wait::wait_until;
 
 /// Which program is the edge.
@@ -20,8 +21,15 @@ impl Kind {
     pub const ALL: [Kind; 2] = [Kind::Caddy, Kind::Haproxy];
 
     /// How it is started on `address`, in front of `upstream`, with a folder of its own.
-    fn command(self, address: SocketAddr, upstream: SocketAddr, home: &Path) -> Command {
+    fn command(
+        self,
+        address: SocketAddr,
+        has_tls: bool,
+        upstream: SocketAddr,
+        home: &Path,
+    ) -> Outcome<Command> {
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+        let port = address.port();
         let mut command = match self {
             Kind::Caddy => Command::new("caddy"),
             // Debian's package has it outside the PATH of ordinary users.
@@ -32,18 +40,38 @@ impl Kind {
             Kind::Caddy => command
                 .args(["run", "--adapter", "caddyfile", "--config"])
                 .arg(deploy.join("Caddyfile"))
-                .env("PIXEL_SITE", format!(":{}", address.port()))
+                .env(
+                    "PIXEL_SITE",
+                    if has_tls { format!("https://localhost:{port}") } else { format!(":{port}") },
+                )
                 .env("PIXEL_BIND", "127.0.0.1")
                 .envs(["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"].map(|name| (name, home))),
             Kind::Haproxy => command
                 .args(["-db", "-f"])
                 .arg(deploy.join("haproxy/haproxy.cfg"))
-                .env("PIXEL_EDGE_LISTEN", address.to_string())
                 .env("PIXEL_EDGE_METRICS_LISTEN", free_address().to_string()),
         };
+        match (self, has_tls) {
+            (Kind::Caddy, _) => &mut command,
+            (Kind::Haproxy, false) => command.env("PIXEL_EDGE_LISTEN", address.to_string()),
+            (Kind::Haproxy, true) => command
+                .env("PIXEL_EDGE_LISTEN", free_address().to_string())
+                .env("PIXEL_EDGE_TLS_LISTEN", address.to_string())
+                .env("PIXEL_CERTIFICATES", certificates(home)?),
+        };
         command.env("PIXEL_UPSTREAM", upstream.to_string());
-        command
+        Ok(command)
     }
+}
+
+/// A folder with a certificate for `localhost`, signed by itself.
+fn certificates(home: &Path) -> Outcome<PathBuf> {
+    let folder = home.join("certificates");
+    fs::create_dir(&folder)?;
+    let made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+                -keyout key -out certificate 2>&1 && cat certificate key > certificates/localhost.pem";
+    shell(home, made, "")?;
+    Ok(folder)
 }
 
 /// The edge, on a port of its own.
@@ -56,12 +84,21 @@ pub struct Edge {
 impl Edge {
     /// Starts one before `upstream`, and waits until it listens.
     pub fn start(kind: Kind, upstream: SocketAddr) -> Outcome<Edge> {
+        Self::serve(kind, false, upstream)
+    }
+
+    /// The same with TLS, and so with HTTP/2, for `localhost`.
+    pub fn start_with_tls(kind: Kind, upstream: SocketAddr) -> Outcome<Edge> {
+        Self::serve(kind, true, upstream)
+    }
+
+    fn serve(kind: Kind, has_tls: bool, upstream: SocketAddr) -> Outcome<Edge> {
         let address = free_address();
         let home = tempfile::tempdir()?;
         let log_path = home.path().join("edge.log");
         let log = fs::File::create(&log_path)?;
         let process = kind
-            .command(address, upstream, home.path())
+            .command(address, has_tls, upstream, home.path())?
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -2,7 +2,8 @@
 //!
 //! A request's way: tiny_http reads its head, a worker takes it with all that wait behind it ([`server`],
 //! [`turns`]), its body is read aside where it has one ([`body`]), the [`Handler`] says what to answer, and
-//! the answer is written, at once or as fast as a slow client takes it ([`slow_clients`]).
+//! the answer is written, at once or as fast as a slow client takes it ([`slow_clients`]). Clients of which
+//! nothing more is to be taken are [`given_up`].
 //!
 //! # What tiny_http does
 //!
@@ -24,22 +25,26 @@
 //!   the client likes. Cure: [`Request`], whose reader is leaked where much is left. That costs a thread and
 //!   two descriptors and is counted: past a bound the program starts again.
 //! - **T7** Requests of one connection are read as fast as they come, answered or not, and the writer of an answer
-//!   blocks until the answer before it is done. Cure: [`turns`].
+//!   blocks until the answer before it is done. Cure: [`turns`]. So are those behind a body of which not all was
+//!   read, from wherever reading it ended. Cure: [`given_up`].
 //! - **T8** A body of up to 1,024 bytes is read before its request is handed out, unless the client waits for
 //!   100-continue.
 //! - **T9** Without an answer, a request is answered with 500 when it is dropped, unless its writer was taken.
 //! - **T10** Of several Content-Lengths the first counts, a plus sign is fine, and any Transfer-Encoding means
-//!   chunked and beats them.
+//!   chunked and beats them. Such requests are refused, and their clients given up ([`given_up`]). A chunk that is
+//!   cut off ends a body as its last one does: the kernel knows whether the client has ended.
 //! - **T11** Of several Connection headers the first counts, and it is searched for words wherever they stand. With
 //!   `upgrade`, the request keeps the bare connection, and nothing is read when it is dropped.
 //! - **T12** `unblock` wakes one worker.
-//! - **T13** Only `upgrade` hands out the connection without reading the body first, and it prints a head.
+//! - **T13** Only `upgrade` hands out the connection without reading the body first, and it prints a head: it is
+//!   used only where the socket cannot be reached (T14).
 //! - **T14** It hands nobody the socket. Cure: [`hang_up`].
 //! - **T15** Bytes outside ASCII in a head close the connection unanswered, `HTTP/2.0` in the request line blocks
 //!   its thread for ever, bare line feeds are waited on. No cure but the edge; a listener that nobody reaches any
 //!   more ends the process ([`watchdog`]).
 
 mod body;
+mod given_up;
 mod hang_up;
 mod keeper;
 mod request;
@@ -102,6 +107,10 @@ impl Listener {
         })?;
         shared.start("slow", |shared| {
             shared.slow.run(&shared.stop);
+            Ok(())
+        })?;
+        shared.start("close", |shared| {
+            shared.slow.given_up.run(&shared.stop);
             Ok(())
         })?;
         shared.start("watch", move |shared| watchdog::watch(reachable(address), shared))?;
@@ -205,14 +214,14 @@ mod tests {
     fn a_handler_that_panics_is_answered_for_and_the_listener_goes_on() {
         let (listener, metrics, problems) = open();
         for request in [
-            "GET /panic HTTP/1.1\r\n\r\n",
-            "POST /panic HTTP/1.1\r\nContent-Length: 5000\r\n\r\n",
-            "POST /panic HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: 100000000000000\r\n\r\n",
+            "GET /panic HTTP/1.1\r\nHost: h\r\n\r\n",
+            "POST /panic HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n",
+            "POST /panic HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nContent-Length: 100000000000000\r\n\r\n",
         ] {
             let body = if request.contains("5000") { "x".repeat(5000) } else { String::new() };
             for _ in 0..5 {
                 assert_eq!(ask(&listener, &format!("{request}{body}")), "500", "{request:?}");
-                assert_eq!(ask(&listener, "GET / HTTP/1.1\r\n\r\n"), "404", "after {request:?}");
+                assert_eq!(ask(&listener, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"), "404", "after {request:?}");
             }
         }
         assert_eq!(metrics.abandoned_connections.get(), 0);
@@ -223,16 +232,46 @@ mod tests {
     #[test]
     fn both_kinds_of_bad_bodies_are_answered_before_any_handler_sees_them() {
         let (listener, metrics, _problems) = open();
-        let twice = "POST /panic HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello";
+        let twice = "POST /panic HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello";
         assert_eq!(ask(&listener, twice), "400");
-        // An interim answer comes first (T13).
-        let huge = "POST /panic HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n";
-        assert_eq!(ask(&listener, huge), "100");
+        let huge = "POST /panic HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000000000\r\n\r\n";
+        assert_eq!(ask(&listener, huge), "413");
         let until = Instant::now() + Duration::from_secs(30);
         while metrics.abandoned_connections.get() == 0 && Instant::now() < until {
             thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(metrics.abandoned_connections.get(), 1);
+        listener.close(Duration::from_secs(10));
+    }
+
+    /// As in Docker: the connection stays open, and tiny_http goes on reading it.
+    #[test]
+    fn where_no_socket_can_be_reached_nothing_behind_an_unclear_end_is_answered_either() {
+        let (listener, _metrics, _problems) = open();
+        listener.shared.slow.given_up.sockets.forbid();
+        let hidden = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3);
+        for (rest, statuses) in [
+            ("Content-Length: +0\r\n\r\n", &["400"][..]),
+            ("Content-Length: +5000\r\n\r\n", &["100", "400"]),
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", &["400", "400"]),
+            ("Content-Length: 70000\r\n\r\n", &["100", "413"]),
+            // tiny_http takes what stands behind for a head, and answers that itself.
+            ("Transfer-Encoding: chunked\r\n\r\nzz\r\n", &["400"]),
+        ] {
+            let mut stream = TcpStream::connect(listener.address()).expect("it listens");
+            stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
+            stream
+                .write_all(format!("POST / HTTP/1.1\r\nHost: h\r\n{rest}{hidden}").as_bytes())
+                .expect("it reads");
+            thread::sleep(Duration::from_millis(200));
+            stream.write_all(hidden.as_bytes()).expect("it is open");
+            let mut answers = Vec::new();
+            // It ends with the read timeout.
+            let _ = stream.read_to_end(&mut answers);
+            let answers = String::from_utf8(answers).expect("ASCII");
+            let found: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+            assert_eq!(found, statuses, "{rest:?}: {answers}");
+        }
         listener.close(Duration::from_secs(10));
     }
 }

@@ -23,25 +23,38 @@ pub(super) struct Framing {
     pub(super) is_pending: bool,
     /// Its length in bytes, where that was said.
     pub(super) length: Option<usize>,
-    /// Whether headers contradict each other or themselves.
-    pub(super) is_unclear: bool,
+}
+
+/// Why a request is refused before anybody looks at what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Headers contradict each other or themselves about the body (RFC 9112, section 6.3).
+    Framing,
+    /// The body is coded in a way that is not understood (RFC 9112, section 6.1).
+    Coding,
+    /// It names no host, or more than one (RFC 9112, section 3.2).
+    Host,
 }
 
 /// What the headers say of the connection and the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) framing: Framing,
+    pub(super) fault: Option<Fault>,
     pub(super) persistence: Persistence,
 }
 
 impl Head {
     fn of(request: &tiny_http::Request) -> Self {
-        let (mut connection, mut is_chunked, mut expects) = (None, false, false);
+        let (mut connection, mut expects) = (None, false);
         let (mut content_length, mut differs) = (None, false);
+        let (mut coding, mut is_known) = (None, true);
+        let mut hosts = 0;
         for Header { field, value } in request.headers() {
             let is = |name: &'static str| field.equiv(name);
             // The length sorts out nearly all names before any is compared.
             match field.as_str().len() {
+                4 if is("Host") => hosts += 1,
                 6 => expects |= is("Expect"),
                 // tiny_http looks at the first one only.
                 10 if connection.is_none() && is("Connection") => connection = Some(value.as_str()),
@@ -49,13 +62,17 @@ impl Head {
                     None => content_length = Some(value.as_str()),
                     Some(first) => differs |= first != value.as_str(),
                 },
-                17 => is_chunked |= is("Transfer-Encoding"),
+                17 if is("Transfer-Encoding") => {
+                    is_known &= coding.is_none() && value.as_str().trim().eq_ignore_ascii_case("chunked");
+                    coding = Some(value.as_str());
+                }
                 _ => {}
             }
         }
         let says = |option| connection.is_some_and(|value| contains_ignore_case(value, option));
         // "close" goes first for the connection, but "upgrade" for the body.
         let is_1_0 = *request.http_version() == HTTPVersion(1, 0);
+        let is_1_1 = *request.http_version() == HTTPVersion(1, 1);
         let persistence = match () {
             () if says("close") || says("upgrade") => Persistence::Close,
             () if !is_1_0 => Persistence::KeepAlive,
@@ -68,10 +85,18 @@ impl Head {
             _ if says("upgrade") => false,
             Some(length) if length > READ_BY_TINY_HTTP_BYTES => true,
             Some(length) => length > 0 && expects,
-            None => is_chunked,
+            None => coding.is_some(),
         };
-        let is_unclear = content_length.is_some_and(|first| is_chunked || differs || !is_number(first));
-        Head { framing: Framing { is_pending, length, is_unclear }, persistence }
+        let is_unclear = |first: &str| coding.is_some() || differs || !is_number(first);
+        let fault = match () {
+            () if content_length.is_some_and(is_unclear) || coding.is_some() && is_1_0 => {
+                Some(Fault::Framing)
+            }
+            () if !is_known => Some(Fault::Coding),
+            () if hosts > 1 || hosts < 1 && is_1_1 => Some(Fault::Host),
+            () => None,
+        };
+        Head { framing: Framing { is_pending, length }, fault, persistence }
     }
 }
 
@@ -131,6 +156,20 @@ impl Request {
 
     pub(super) fn framing(&self) -> Framing {
         self.head.framing
+    }
+
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.head.fault
+    }
+
+    /// Whether what follows it on its connection is no request, but perhaps a part of this one.
+    pub(super) fn is_last(&self) -> bool {
+        self.fault().is_some()
+    }
+
+    /// Whether no other request of its connection is with a worker.
+    pub(super) fn is_alone(&self) -> bool {
+        self.connections.lock().get(&self.peer).is_none_or(|claims| *claims == 1)
     }
 
     pub(super) fn persistence(&self) -> Persistence {
@@ -197,6 +236,8 @@ pub(super) enum BodyRead {
     All,
     /// It is larger than what is read of one.
     TooLarge,
+    /// It is not framed as it says.
+    Malformed,
     /// The client is gone, or too slow.
     Gone,
 }
@@ -245,6 +286,10 @@ mod tests {
     use super::*;
     use tiny_http::TestRequest;
 
+    fn test_request() -> TestRequest {
+        TestRequest::new().with_header(Header::from_bytes("Host", "h").expect("ASCII"))
+    }
+
     fn connections() -> Arc<Connections> {
         Connections::new(Counter::default())
     }
@@ -253,15 +298,15 @@ mod tests {
     fn request(connections: &Arc<Connections>, headers: &[(&str, &str)]) -> Request {
         let peer = SocketAddr::from(([192, 0, 2, 1], 1));
         let headers = headers.iter().map(|(name, value)| Header::from_bytes(*name, *value).expect("ASCII"));
-        let raw = headers.fold(TestRequest::new().with_remote_addr(peer), TestRequest::with_header);
+        let raw = headers.fold(test_request().with_remote_addr(peer), TestRequest::with_header);
         Request::new(raw.into(), connections)
     }
 
     #[test]
     fn a_body_is_framed_by_what_tiny_http_does_with_the_head() {
-        let pending = |length| Framing { is_pending: true, length, is_unclear: false };
-        let here = |length| Framing { is_pending: false, length, is_unclear: false };
-        let unclear = |framing: Framing| Framing { is_unclear: true, ..framing };
+        let pending = |length| (Framing { is_pending: true, length }, None);
+        let here = |length| (Framing { is_pending: false, length }, None);
+        let unclear = |(framing, _)| (framing, Some(Fault::Framing));
         for (case, headers, framing) in [
             ("none", &[][..], here(Some(0))),
             ("over what tiny_http reads", &[("Content-Length", "1025")], pending(Some(1025))),
@@ -288,7 +333,8 @@ mod tests {
                 pending(Some(5000)),
             ),
         ] {
-            assert_eq!(request(&connections(), headers).framing(), framing, "{case}");
+            let request = request(&connections(), headers);
+            assert_eq!((request.framing(), request.fault()), framing, "{case}");
         }
     }
 
@@ -305,7 +351,7 @@ mod tests {
             ("1.0 with keep-alive", (1, 0), Some("Keep-Alive"), KeepAliveAsked),
             ("1.0 with something else", (1, 0), Some("x"), Close),
         ] {
-            let mut raw = TestRequest::new().with_http_version(version.into());
+            let mut raw = test_request().with_http_version(version.into());
             if let Some(value) = connection {
                 raw = raw.with_header(Header::from_bytes("Connection", value).expect("ASCII"));
             }

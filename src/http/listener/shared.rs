@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use tiny_http::Method;
 
 use super::body;
-use super::request::{BodyRead, Connections, Request};
+use super::given_up::GivenUp;
+use super::request::{BodyRead, Connections, Fault, Request};
 use super::slow_clients::SlowClients;
-use crate::http::answer::{Answer, BAD_FRAMING, FAILED};
+use crate::http::answer::{Answer, BAD_FRAMING, BAD_HOST, FAILED, TOO_LARGE, UNKNOWN_CODING};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
@@ -70,7 +71,11 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new(Shared {
             connections: Connections::new(metrics.abandoned_connections.clone()),
-            slow: SlowClients::new(settings.write_timeout, metrics.stalled_connections.clone()),
+            slow: SlowClients::new(
+                settings.write_timeout,
+                metrics.stalled_connections.clone(),
+                GivenUp::new(settings.write_timeout.max(settings.read_timeout) * 2),
+            ),
             settings,
             supervisor,
             stop: Stop::default(),
@@ -113,14 +118,14 @@ impl Shared {
                 here.push(request);
             }
         }
-        let clear: Vec<&Request> = here.iter().filter(|request| !request.framing().is_unclear).collect();
+        let clear: Vec<&Request> = here.iter().filter(|request| request.fault().is_none()).collect();
         let handled = self.survive(|| self.handler.handle(&clear));
         let answers = handled.unwrap_or_else(|| vec![FAILED; clear.len()]);
         assert_eq!(answers.len(), clear.len(), "a handler answers each request");
         let mut answers = answers.into_iter();
-        let mut answer = |request: &Request| match request.framing().is_unclear {
-            true => BAD_FRAMING,
-            false => answers.next().expect("there is one for each"),
+        let mut answer = |request: &Request| match request.fault() {
+            Some(fault) => refusal(fault),
+            None => answers.next().expect("there is one for each"),
         };
         here.into_iter()
             .map(|request| {
@@ -150,19 +155,33 @@ impl Shared {
         let Some(reading) = Reading::begin(self) else { return };
         let work = move || {
             let shared = &reading.0;
+            let slow = &shared.slow;
+            if let Some(fault) = request.fault() {
+                body::refuse(request, &refusal(fault), slow);
+                return Ok(());
+            }
             match body::read(&mut request) {
                 BodyRead::All => {
                     let taken = Instant::now();
                     shared.survive(|| shared.answer(shared.handle(vec![request]), taken));
                 }
-                BodyRead::TooLarge => body::refuse(request),
-                BodyRead::Gone => body::give_up(request),
+                BodyRead::TooLarge => body::refuse(request, &TOO_LARGE, slow),
+                BodyRead::Malformed => body::refuse(request, &BAD_FRAMING, slow),
+                BodyRead::Gone => body::give_up(request, &slow.given_up),
             }
             Ok(())
         };
         if let Err(error) = self.supervisor.start_small("body", BODY_READER_STACK_BYTES, work) {
             log::debug!("no thread to read a body: {error}");
         }
+    }
+}
+
+fn refusal(fault: Fault) -> Answer {
+    match fault {
+        Fault::Framing => BAD_FRAMING,
+        Fault::Coding => UNKNOWN_CODING,
+        Fault::Host => BAD_HOST,
     }
 }
 

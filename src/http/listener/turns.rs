@@ -3,11 +3,12 @@
 //! tiny_http reads requests as fast as a client sends them, whether their answers are read or not, and the
 //! writer of an answer blocks until the connection's answer before it is done (T7). So what a worker has
 //! taken is claimed: further requests of the connection wait here until it is answered, and a connection
-//! with too many of them is given up.
+//! with too many of them is given up. Behind a request whose end is unclear, nothing is taken.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::request::{Connections, Request};
 use super::slow_clients::SlowClients;
@@ -41,16 +42,26 @@ impl Turns {
         slow: &SlowClients,
         mut receive: impl FnMut() -> Option<tiny_http::Request>,
     ) -> Vec<Request> {
+        let began = Instant::now();
         let mut group = self.take_held();
-        let mut given_up = slow.given_up();
+        let mut given_up = slow.given_up.peers();
         let mut asked_again = HashSet::new();
         for _ in 0..RECEIVED_MAX {
-            let Some(raw) = receive() else { break };
+            let Some(raw) = receive() else {
+                slow.given_up.saw_all(began);
+                break;
+            };
             let mut request = Request::new(raw, &self.connections);
             let peer = request.peer();
             if given_up.contains(&peer) {
                 asked_again.insert(peer);
-            } else if group.len() < GROUP_MAX && !self.held.contains_key(&peer) && request.claim() {
+                continue;
+            }
+            if request.is_last() {
+                slow.given_up.take_no_more(peer);
+                given_up.insert(peer);
+            }
+            if group.len() < GROUP_MAX && !self.held.contains_key(&peer) && request.claim() {
                 group.push(request);
             } else if self.hold(request) > HELD_MAX {
                 slow.give_up(peer);
@@ -59,7 +70,7 @@ impl Turns {
             }
         }
         if !asked_again.is_empty() {
-            slow.remember(&asked_again);
+            slow.given_up.asked_again(&asked_again);
         }
         group
     }
@@ -88,15 +99,22 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use super::super::given_up::GivenUp;
     use super::*;
     use prometheus_client::metrics::counter::Counter;
     use std::time::Duration;
-    use tiny_http::TestRequest;
+    use tiny_http::{Header, TestRequest};
 
     fn turns() -> (Turns, SlowClients, Counter) {
         let (abandoned, stalled) = (Counter::default(), Counter::default());
-        let slow = SlowClients::new(Duration::from_secs(10), stalled.clone());
+        let timeout = Duration::from_secs(10);
+        let slow = SlowClients::new(timeout, stalled.clone(), GivenUp::new(timeout));
         (Turns::new(Connections::new(abandoned)), slow, stalled)
+    }
+
+    fn test_request(peer: SocketAddr) -> TestRequest {
+        let host = Header::from_bytes("Host", "h").expect("ASCII");
+        TestRequest::new().with_header(host).with_remote_addr(peer)
     }
 
     /// Takes a turn in which `ports` ask, in this order; returns whose requests it took.
@@ -104,7 +122,7 @@ mod tests {
         let mut asked = ports.iter();
         turns.take(slow, || {
             let peer = SocketAddr::from(([192, 0, 2, 1], *asked.next()?));
-            Some(TestRequest::new().with_remote_addr(peer).into())
+            Some(test_request(peer).into())
         })
     }
 
@@ -142,6 +160,24 @@ mod tests {
         let many: Vec<u16> = (1..=GROUP_MAX as u16 + 10).collect();
         assert_eq!(take(&mut turns, &slow, &many).len(), GROUP_MAX);
         assert_eq!(take(&mut turns, &slow, &[]).len(), 10);
+    }
+
+    #[test]
+    fn behind_a_request_whose_end_is_unclear_nothing_is_taken() {
+        let (mut turns, slow, _) = turns();
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        let mut asked = [("0", peer), ("+0", peer), ("0", peer)].into_iter();
+        let group = turns.take(&slow, || {
+            let (length, peer) = asked.next()?;
+            let header = Header::from_bytes("Content-Length", length).expect("ASCII");
+            Some(test_request(peer).with_header(header).into())
+        });
+        assert_eq!(group.len(), 1);
+        drop(group);
+        let group = take(&mut turns, &slow, &[1, 2, 1]);
+        assert!(group.iter().any(|request| request.is_last()), "it is answered");
+        assert_eq!(ports(&group), [1, 2]);
+        assert!(turns.is_empty());
     }
 
     #[test]

@@ -5,31 +5,85 @@
 use super::escape::{hex_escape, push};
 use crate::visit::{Text, Visit};
 
-/// Appends the line. Status and size are those of every recorded visit, the pixel's: 200 and 43.
+/// GoAccess reads 4,095 bytes at a time, and takes what stands behind them for an entry of its own. A line is
+/// shorter, with its escapes and its line feed.
+const LINE_MAX_BYTES: usize = 4094;
+/// Path, query, referrer and user agent.
+const VALUES: usize = 4;
+
+/// Appends the line. Status and size are those of every recorded visit, the pixel's: 200 and 43. Of a line that is
+/// too long, the longest values are cut.
 pub(super) fn write(visit: &Visit<'_>, line: &mut Vec<u8>) {
+    let from = line.len();
+    let written = write_cut(visit, [usize::MAX; VALUES], line);
+    let total = line.len() - from;
+    if total > LINE_MAX_BYTES {
+        line.truncate(from);
+        let rest = total - written.iter().sum::<usize>();
+        write_cut(visit, shares(written, LINE_MAX_BYTES - rest), line);
+    }
+}
+
+/// Appends the line with at most so many bytes of each value, as it is written; returns how many each took.
+fn write_cut(visit: &Visit<'_>, limits: [usize; VALUES], line: &mut Vec<u8>) -> [usize; VALUES] {
     let time = visit.received_at.strftime("%d/%b/%Y:%H:%M:%S +0000");
     push(line, format_args!("{} - - [{time}] \"GET ", visit.ip));
     // The target must stay one word, and its first question mark must start the query.
-    value(visit.path.as_ref(), b" ?", line);
-    if let Some(query) = &visit.query {
-        line.push(b'?');
-        value(Some(query), b" ", line);
-    }
+    let path = value(visit.path.as_ref(), b" ?", limits[0], line);
+    let query = match &visit.query {
+        None => 0,
+        Some(query) => {
+            line.push(b'?');
+            value(Some(query), b" ", limits[1], line)
+        }
+    };
     line.extend_from_slice(b" HTTP/1.1\" 200 43 \"");
-    value(visit.referrer.as_ref(), b"", line);
+    let referrer = value(visit.referrer.as_ref(), b"", limits[2], line);
     line.extend_from_slice(b"\" \"");
-    value(visit.user_agent.as_ref(), b"", line);
+    let user_agent = value(visit.user_agent.as_ref(), b"", limits[3], line);
     line.extend_from_slice(b"\"\n");
+    [path, query, referrer, user_agent]
 }
 
-/// Appends one value with httpd's escapes, and those bytes of it that are `reserved` as `\xhh`.
-/// Absent is `-`, so a lone hyphen is written `\x2d`.
-fn value(value: Option<&Text<'_>>, reserved: &[u8], line: &mut Vec<u8>) {
-    let text = match value.map(Text::as_str) {
-        None => return line.push(b'-'),
-        Some("-") => return hex_escape(b'-', line),
-        Some(text) => text,
-    };
+/// Shares `room` among values of these lengths: what one does not need is left to the longer ones.
+fn shares(lengths: [usize; VALUES], mut room: usize) -> [usize; VALUES] {
+    let mut by_length = [0, 1, 2, 3];
+    by_length.sort_by_key(|&n| lengths[n]);
+    let mut shares = [0; VALUES];
+    for (done, n) in by_length.into_iter().enumerate() {
+        shares[n] = lengths[n].min(room / (VALUES - done));
+        room -= shares[n];
+    }
+    shares
+}
+
+/// Appends one value with httpd's escapes, and those bytes of it that are `reserved` as `\xhh`; at most `limit`
+/// bytes of that, cut on a character boundary. Returns how many. Absent is `-`, so a lone hyphen is written `\x2d`.
+fn value(value: Option<&Text<'_>>, reserved: &[u8], limit: usize, line: &mut Vec<u8>) -> usize {
+    let from = line.len();
+    match value.map(Text::as_str) {
+        None => line.push(b'-'),
+        Some("-") => hex_escape(b'-', line),
+        Some(text) => {
+            escape(text, reserved, line);
+            if line.len() - from > limit {
+                line.truncate(from);
+                let mut end = from;
+                for (at, character) in text.char_indices() {
+                    escape(&text[at..at + character.len_utf8()], reserved, line);
+                    if line.len() - from > limit {
+                        break;
+                    }
+                    end = line.len();
+                }
+                line.truncate(end);
+            }
+        }
+    }
+    line.len() - from
+}
+
+fn escape(text: &str, reserved: &[u8], line: &mut Vec<u8>) {
     for &byte in text.as_bytes() {
         match byte {
             b'"' | b'\\' => line.extend_from_slice(&[b'\\', byte]),
@@ -116,6 +170,32 @@ mod tests {
             "\"https://google.com\" \"SomeUserAgent 1.2.3\"\n"
         );
         assert_eq!(String::from_utf8(line).expect("ASCII"), expected);
+    }
+
+    #[test]
+    fn a_line_too_long_is_cut_where_it_is_longest_and_never_within_an_escape() {
+        for (case, lengths, room, expected) in [
+            ("all fit", [6, 0, 100, 50], 4000, [6, 0, 100, 50]),
+            ("one too long", [6, 0, 5000, 50], 4000, [6, 0, 3944, 50]),
+            ("two too long", [6, 100, 5000, 3000], 4000, [6, 100, 1947, 1947]),
+            ("all too long", [8000; 4], 4003, [1000, 1001, 1001, 1001]),
+        ] {
+            assert_eq!(shares(lengths, room), expected, "{case}");
+        }
+        let long = |piece: &str| Some(piece.repeat(2048 / piece.len()));
+        for (case, piece) in [("plain", "x"), ("quotes", "\""), ("controls", "\u{1}"), ("characters", "😀")]
+        {
+            let values = vec![long(piece), long(piece), None, Some("/track".into()), long(piece), None];
+            let mut line = b"the line before\n".to_vec();
+            let before = line.len();
+            write(&visit(&values), &mut line);
+            let line = String::from_utf8(line.split_off(before)).expect("ASCII");
+            assert!((LINE_MAX_BYTES - 60..=LINE_MAX_BYTES).contains(&line.len()), "{case}: {}", line.len());
+            for part in &quoted(&line)[1..] {
+                let kept = read(part).expect("it is there");
+                assert!(kept.len() >= 249 && long(piece).is_some_and(|all| all.starts_with(&kept)), "{case}");
+            }
+        }
     }
 
     proptest! {
