@@ -1,6 +1,6 @@
 # The system in containers: targets for the Makefile, which includes this file.
 
-.PHONY: up down logs ps test-compose lint-deploy
+.PHONY: up down logs ps edge test-compose lint-deploy
 
 up: ## Build and start the system in containers, and wait until it is healthy
 	@deploy/up.sh
@@ -10,6 +10,9 @@ down: ## Stop the containers; spools, queue, visits and certificates stay
 
 logs: ## Follow the containers' log
 	@deploy/compose.sh logs --follow --tail=100
+
+edge: ## Start the edge in front of a Pixel on this machine; EDGE=caddy or haproxy
+	@deploy/edge.sh
 
 ps: ## List the containers
 	@deploy/compose.sh ps

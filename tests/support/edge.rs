@@ -28,37 +28,23 @@ impl Kind {
         upstream: SocketAddr,
         home: &Path,
     ) -> Outcome<Command> {
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
         let port = address.port();
-        let mut command = match self {
-            Kind::Caddy => Command::new("caddy"),
-            // Debian's package has it outside the PATH of ordinary users.
-            Kind::Haproxy if Path::new("/usr/sbin/haproxy").exists() => Command::new("/usr/sbin/haproxy"),
-            Kind::Haproxy => Command::new("haproxy"),
-        };
-        match self {
-            Kind::Caddy => command
-                .args(["run", "--adapter", "caddyfile", "--config"])
-                .arg(deploy.join("Caddyfile"))
-                .env(
-                    "PIXEL_SITE",
-                    if has_tls { format!("https://localhost:{port}") } else { format!(":{port}") },
-                )
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/edge.sh"));
+        match (self, has_tls) {
+            (Kind::Caddy, _) => command
+                .env("EDGE", "caddy")
+                .env("PIXEL_SITE", format!("{}:{port}", if has_tls { "https://localhost" } else { "" }))
                 .env("PIXEL_BIND", "127.0.0.1")
                 .envs(["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"].map(|name| (name, home))),
-            Kind::Haproxy => command
-                .args(["-db", "-f"])
-                .arg(deploy.join("haproxy/haproxy.cfg"))
-                .env("PIXEL_EDGE_METRICS_LISTEN", free_address().to_string()),
-        };
-        match (self, has_tls) {
-            (Kind::Caddy, _) => &mut command,
             (Kind::Haproxy, false) => command.env("PIXEL_EDGE_LISTEN", address.to_string()),
             (Kind::Haproxy, true) => command
                 .env("PIXEL_EDGE_LISTEN", free_address().to_string())
                 .env("PIXEL_EDGE_TLS_LISTEN", address.to_string())
                 .env("PIXEL_CERTIFICATES", certificates(home)?),
         };
+        if self == Kind::Haproxy {
+            command.env("EDGE", "haproxy").env("PIXEL_EDGE_METRICS_LISTEN", free_address().to_string());
+        }
         command.env("PIXEL_UPSTREAM", upstream.to_string());
         Ok(command)
     }
