@@ -11,7 +11,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
@@ -39,8 +38,6 @@ pub struct OutputFile {
     folder: Box<dyn Folder>,
     name: OsString,
     right: Box<dyn Right>,
-    // Set by SIGHUP.
-    reopen: Arc<AtomicBool>,
     format: LineFormat,
     open: Option<Open>,
     // The one that was open before, whose new name the ledger has to be told.
@@ -70,20 +67,13 @@ struct Open {
 type Candidate = (OsString, Arc<dyn GrowingFile>);
 
 impl OutputFile {
-    /// The output called `name` in `folder`, whose lines are of `format`. `reopen` has it look at the name again.
-    pub fn new(
-        folder: Box<dyn Folder>,
-        name: &OsStr,
-        right: Box<dyn Right>,
-        format: LineFormat,
-        reopen: Arc<AtomicBool>,
-    ) -> Self {
+    /// The output called `name` in `folder`, whose lines are of `format`.
+    pub fn new(folder: Box<dyn Folder>, name: &OsStr, right: Box<dyn Right>, format: LineFormat) -> Self {
         let name = name.to_os_string();
         OutputFile {
             folder,
             name,
             right,
-            reopen,
             format,
             open: None,
             renamed: None,
@@ -104,7 +94,6 @@ impl OutputFile {
     fn follow_name(&mut self) -> io::Result<()> {
         let named = self.folder.identity(&self.name)?;
         let is_same = named.is_some() && self.open.as_ref().map(|open| open.identity) == named;
-        self.reopen.store(false, Ordering::Relaxed);
         if is_same {
             return Ok(());
         }

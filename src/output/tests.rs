@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
@@ -190,8 +189,7 @@ fn run(folder: &FakeFolder, messages: &Messages, fortune: &mut Fortune, format: 
     };
     let mut ledger = ledger;
     let right = Box::new(FakeRight(folder.clone()));
-    let mut output =
-        OutputFile::new(Box::new(folder.clone()), OsStr::new(OUTPUT), right, format, Arc::default());
+    let mut output = OutputFile::new(Box::new(folder.clone()), OsStr::new(OUTPUT), right, format);
     let (metrics, health) = (Metrics::default(), Health::default());
     let mut recorder =
         Recorder { format, visit_log: &mut output, ledger: &mut ledger, metrics: &metrics, health: &health };
