@@ -597,7 +597,7 @@ fn proved(folder: &FakeFolder) -> Result<(), String> {
 fn fates(faults: usize, deeds: &'static [Deed]) -> impl Strategy<Value = Vec<Fate>> {
     let fault = (1..120usize, proptest::sample::select(&FAULTS[..]));
     let deed = (1..120usize, proptest::sample::select(deeds));
-    let several = (vec(fault, 0..=faults), vec(deed, 0..4), any::<bool>());
+    let several = (vec(fault, 0..=faults), vec(deed, 0..8), any::<bool>());
     let fate = several.prop_map(|(faults, deeds, loses_power)| Fate {
         faults,
         deeds,
@@ -613,12 +613,23 @@ proptest! {
     /// Whatever befalls it, what the ledger says of each file is so.
     #[test]
     fn after_any_life_every_visit_is_there_once_and_every_file_is_proved(
+        counts in vec(1..6u64, 1..12),
         fates in fates(2, &[Deed::Append, Deed::AppendTorn, Deed::Rename]),
     ) {
+        let mut messages = Messages::new();
+        let mut next = 1;
+        for count in counts {
+            messages.push(spooled(next, count));
+            next += count;
+        }
         let folder = FakeFolder::default();
-        live(&folder, &first_message(), &Fate::default());
-        let outcome = live_by_process(&folder, &messages(), &fates);
-        prop_assert_eq!(outcome.and_then(|()| once(&folder)).and_then(|()| proved(&folder)), Ok(()));
+        let outcome = live_by_process(&folder, &messages, &fates);
+        prop_assert_eq!(outcome.and_then(|()| proved(&folder)), Ok(()));
+        let all: BTreeMap<_, _> = (1..next).map(|number| (number.to_string(), 1)).collect();
+        for outputs in [folder.outputs(), folder.durable_outputs()] {
+            let found = count(outputs.iter().map(|(_, content)| &content[..]));
+            prop_assert!(found == all, "{:?}: {}", found, shown(&outputs));
+        }
     }
 
     /// Also where the file is copied and cut off without its flock, as long as no process dies in between, and as it
