@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -119,7 +118,7 @@ fn recorder_batch(criterion: &mut Criterion) {
         let mut ledger = open_ledger(&output).unwrap();
         let target = Box::new(RealFolder::new(folder.path()));
         let name = OsStr::new("visits.log");
-        let mut visit_log = OutputFile::new(target, name, Box::new(lock), LineFormat::Pipe, Arc::default());
+        let mut visit_log = OutputFile::new(target, name, Box::new(lock), LineFormat::Pipe);
         let (metrics, health) = (Metrics::default(), Health::default());
         let mut recorder = Recorder {
             format: LineFormat::Pipe,

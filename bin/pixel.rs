@@ -56,7 +56,6 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
 
     let mut process = Process::start(&log)?;
     let spool = open_spool(&spool)?;
-    let target = output.path.clone();
     let writer = Writer::new(output, &process);
     let backlog = spool.clone();
     process.part("recorder", move || {
@@ -66,7 +65,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let public = listen(http, &spool, &process)?;
     let status = Embedded { health: process.health.clone(), spool: spool.clone() };
     listen_for_operators(admin, status, &process)?;
-    log::info!("listening on http://{}, writing to {}", public.address(), target.display());
+    log::info!("listening on http://{}", public.address());
 
     let ending = process.wait()?;
     public.close(PATIENCE);

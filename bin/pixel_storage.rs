@@ -53,11 +53,10 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut process = Process::start(&log)?;
     process.health.ill(Part::Broker, "not connected yet");
     listen_for_operators(admin, Storage { health: process.health.clone() }, &process)?;
-    let target = format!("writing to {}", output.path.display());
     let writer = Writer::new(output, &process);
     process.part("recorder", move || {
         let queue = broker.queue.clone();
-        let connected = |node: &str| log::info!("consuming {queue} from {node}, {target}");
+        let connected = |node: &str| log::info!("consuming {queue} from {node}");
         let mut broker = Broker::new(broker.urls, broker.queue);
         writer.run(|recorder, stop| recorder.run_over(&mut broker, connected, stop))
     })?;

@@ -11,7 +11,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
@@ -19,8 +18,8 @@ use super::claims::Claims;
 use super::lock::Right;
 use crate::disk::folder::{Folder, GrowingFile, Identity};
 use crate::record::{
-    Appended, BLOCK_BYTES, Entry, FileChange, Lines, Mark, OpenClaims, Placed, TAIL_BYTES, VisitLog,
-    VisitLogError, Written,
+    Appended, BLOCK_BYTES, Entry, FileChange, FileRecord, Lines, Mark, OpenClaims, Placed, TAIL_BYTES,
+    VisitLog, VisitLogError, Written,
 };
 use crate::visit::lines::LineFormat;
 
@@ -39,8 +38,6 @@ pub struct OutputFile {
     folder: Box<dyn Folder>,
     name: OsString,
     right: Box<dyn Right>,
-    // Set by SIGHUP.
-    reopen: Arc<AtomicBool>,
     format: LineFormat,
     open: Option<Open>,
     // The one that was open before, whose new name the ledger has to be told.
@@ -70,20 +67,13 @@ struct Open {
 type Candidate = (OsString, Arc<dyn GrowingFile>);
 
 impl OutputFile {
-    /// The output called `name` in `folder`, whose lines are of `format`. `reopen` has it look at the name again.
-    pub fn new(
-        folder: Box<dyn Folder>,
-        name: &OsStr,
-        right: Box<dyn Right>,
-        format: LineFormat,
-        reopen: Arc<AtomicBool>,
-    ) -> Self {
+    /// The output called `name` in `folder`, whose lines are of `format`.
+    pub fn new(folder: Box<dyn Folder>, name: &OsStr, right: Box<dyn Right>, format: LineFormat) -> Self {
         let name = name.to_os_string();
         OutputFile {
             folder,
             name,
             right,
-            reopen,
             format,
             open: None,
             renamed: None,
@@ -104,7 +94,6 @@ impl OutputFile {
     fn follow_name(&mut self) -> io::Result<()> {
         let named = self.folder.identity(&self.name)?;
         let is_same = named.is_some() && self.open.as_ref().map(|open| open.identity) == named;
-        self.reopen.store(false, Ordering::Relaxed);
         if is_same {
             return Ok(());
         }
@@ -161,24 +150,10 @@ impl OutputFile {
         }
         entry.claims = self.claims.as_ref().map(Claims::open).filter(|open| open != written.claims());
         entry.began_late = self.begins_late(written)?;
-        // Nothing was committed to it, and its name may be another file's by now.
-        let is_new = self.open.as_ref().is_some_and(|open| open.mark.is_none());
-        let empty = match marked.as_ref().filter(|mark| mark.length == 0 && is_new) {
-            Some(mark) => self.find_empty(mark, true)?.map(|(_, file)| file),
-            None => None,
-        };
+        let is_marked = self.is_marked(marked.as_ref())?;
         let open = self.open.as_mut().expect("it is locked");
         // One that was cut off, and renamed since, has a number of its own.
         let is_behind_cut = self.cut.as_ref().is_some_and(|(cut, _)| !Arc::ptr_eq(cut, &open.file));
-        let known = open.mark.as_ref().map(|mark| mark.file);
-        let is_marked = match &marked {
-            Some(mark) if mark.length == 0 => match known {
-                Some(id) => id == mark.file,
-                None => empty.is_some_and(|file| Arc::ptr_eq(&file, &open.file)),
-            },
-            Some(mark) => recognises(&*open.file, mark)? && known.is_none_or(|id| id == mark.file),
-            None => false,
-        };
         let id = match &marked {
             Some(mark) if is_marked => mark.file,
             marked => next_number(marked.as_ref()) + u64::from(is_behind_cut),
@@ -190,10 +165,6 @@ impl OutputFile {
             return Err(was_cut_off());
         }
         open.mark = Some(mark.clone());
-        let record = written.files().get(&id).filter(|record| record.stretches.len() >= STRETCHES_MAX);
-        // What waits to be claimed is noted by itself.
-        let claimed = self.claims.as_ref().map_or(0, |claims| claims.end_in(id));
-        self.joins = record.and_then(|record| record.goes_on_at()).filter(|end| *end >= claimed);
         if mark.length > 0 && written.mark() != Some(&mark) {
             // What a killed process or others left is in memory alone, maybe, and a power cut would take it away from
             // below the mark.
@@ -207,10 +178,33 @@ impl OutputFile {
                 ..FileChange::default()
             }));
         }
+        self.joins = self.end_of_many(written.files().get(&id));
         if written.mark() != Some(&mark) {
             entry.mark = Some(mark);
         }
         Ok((entry != Entry::default()).then_some(entry))
+    }
+
+    /// Whether the file that is open is the one that was `marked`.
+    fn is_marked(&self, marked: Option<&Mark>) -> io::Result<bool> {
+        let (Some(mark), Some(open)) = (marked, &self.open) else { return Ok(false) };
+        match open.mark.as_ref().map(|known| known.file) {
+            Some(id) if id != mark.file => Ok(false),
+            Some(_) if mark.length == 0 => Ok(true),
+            // Nothing was committed to it, and its name may be another file's by now.
+            None if mark.length == 0 => {
+                Ok(self.find_empty(mark, true)?.is_some_and(|(_, file)| Arc::ptr_eq(&file, &open.file)))
+            }
+            _ => recognises(&*open.file, mark),
+        }
+    }
+
+    /// Where a record ends that has so many parts that the next is to be joined to the last. What waits to be claimed
+    /// is noted by itself.
+    fn end_of_many(&self, record: Option<&FileRecord>) -> Option<u64> {
+        let record = record.filter(|record| record.stretches.len() >= STRETCHES_MAX)?;
+        let claimed = self.claims.as_ref().map_or(0, |claims| claims.end_in(record.id));
+        record.goes_on_at().filter(|end| *end >= claimed)
     }
 
     /// The ledger's mark, in the format of today.

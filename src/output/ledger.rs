@@ -277,6 +277,8 @@ pub fn read(path: &Path) -> io::Result<LedgerContent> {
     let list = sibling(path, "files");
     let closed = match look_until_whole(&list, |file| read_closed(file, &list)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        // It could not be begun yet: what is to be listed is in the ledger still.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData && written.closed_files() == 0 => Vec::new(),
         closed => closed?,
     };
     let lacking = written.closed_files().saturating_sub(closed.len() as u64);

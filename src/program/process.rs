@@ -68,8 +68,6 @@ pub struct Process {
     pub health: Arc<Health>,
     /// Given to the parts when they are to end.
     pub stop: Stop,
-    /// Set by SIGHUP, reset by whoever reopens the output.
-    pub reopen: Arc<AtomicBool>,
     supervisor: Supervisor,
     problems: Receiver<String>,
     asked_to_stop: Receiver<()>,
@@ -84,14 +82,12 @@ impl Process {
     pub fn start(log_filter: &str) -> Result<Process, Failure> {
         start_log(log_filter);
         let (supervisor, problems) = Supervisor::new();
-        let reopen = Arc::new(AtomicBool::new(false));
-        let asked_to_stop = listen_for_signals(&supervisor, reopen.clone())?;
+        let asked_to_stop = listen_for_signals(&supervisor)?;
         raise_open_files_max();
         Ok(Process {
             metrics: Arc::default(),
             health: Arc::default(),
             stop: Stop::default(),
-            reopen,
             supervisor,
             problems,
             asked_to_stop,
@@ -187,8 +183,8 @@ fn start_log(filter: &str) {
 }
 
 /// Listens for signals: the first SIGTERM or SIGINT arrives at what is returned, the second ends the process at
-/// once, SIGHUP sets `reopen`.
-fn listen_for_signals(supervisor: &Supervisor, reopen: Arc<AtomicBool>) -> io::Result<Receiver<()>> {
+/// once. SIGHUP, by which rotators tell that they have renamed the output, ends nothing: its name is looked at anyway.
+fn listen_for_signals(supervisor: &Supervisor) -> io::Result<Receiver<()>> {
     let (asked, asked_to_stop) = crossbeam_channel::unbounded();
     let was_asked = Arc::new(AtomicBool::new(false));
     let ask = move || {
@@ -202,12 +198,7 @@ fn listen_for_signals(supervisor: &Supervisor, reopen: Arc<AtomicBool>) -> io::R
     ctrlc::set_handler(ask.clone()).map_err(io::Error::other)?;
     let mut signals = Signals::new([SIGTERM, SIGHUP])?;
     supervisor.start("signals", move || {
-        for signal in signals.forever() {
-            match signal {
-                SIGHUP => reopen.store(true, Ordering::Relaxed),
-                _ => ask(),
-            }
-        }
+        signals.forever().filter(|signal| *signal != SIGHUP).for_each(|_| ask());
         Ok(())
     })?;
     Ok(asked_to_stop)

@@ -1,13 +1,12 @@
 //! The writing side of `pixel` and pixel-storage: the output's lock, its ledger, and a recorder over both.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::options::OutputSettings;
 use super::process::Process;
 use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
-use crate::disk::folder_of;
+use crate::disk::{folder_of, sibling};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
@@ -19,7 +18,6 @@ pub struct Writer {
     output: OutputSettings,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    reopen: Arc<AtomicBool>,
     stop: Stop,
 }
 
@@ -30,7 +28,6 @@ impl Writer {
             output,
             metrics: process.metrics.clone(),
             health: process.health.clone(),
-            reopen: process.reopen.clone(),
             stop: process.stop.clone(),
         }
     }
@@ -49,7 +46,8 @@ impl Writer {
         let name = path.file_name().ok_or_else(|| format!("`{}` is no file's name", path.display()))?;
         let folder = Box::new(RealFolder::new(folder_of(path)));
         let format = self.output.format;
-        let mut visit_log = OutputFile::new(folder, name, Box::new(lock), format, self.reopen.clone());
+        log::info!("writing to {}", path.display());
+        let mut visit_log = OutputFile::new(folder, name, Box::new(lock), format);
         let mut recorder = Recorder {
             format,
             visit_log: &mut visit_log,
@@ -82,7 +80,7 @@ impl Writer {
         let waiting = |reason| match reason {
             Waiting::StandingBy => {
                 self.health.stand_by(true);
-                log::info!("standing by: another process writes to `{}`", output.display());
+                log::info!("standing by: another process has `{}`", sibling(output, "lock").display());
             }
             Waiting::OutputLocked(holder) => {
                 let holder = holder.unwrap_or_else(|| "another process".into());

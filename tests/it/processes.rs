@@ -95,7 +95,9 @@ fn a_standby_takes_over() -> Outcome {
     assert!(status == 200 && state.contains("standing by"), "{status} {state}");
     let load = system.load(4);
     load.wait_for(300)?;
+    assert!(!standby.log().contains("writing to"), "{}", standby.log());
     system.storage.kill()?;
+    standby.wait_for_log("writing to")?;
     standby.wait_for_log(CONSUMING)?;
     load.wait_for(300)?;
     system.storage = standby;
