@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks everything that only a deployment would show to be wrong: Dockerfile, Compose files,
-# Caddyfile, workflows. Run by `make lint-deploy`, which brings the linters.
+# the edges' configurations, workflows. Run by `make lint-deploy`, which brings the linters.
 set -eu
 cd "$(dirname "$0")/.."
 tools=target/lint
@@ -18,7 +18,14 @@ for caddy in $tools/bin/caddy /usr/bin/caddy; do
   done
 done
 
+if [ -x /usr/sbin/haproxy ]; then
+  for discovery in fixed dns; do
+    PIXEL_DISCOVERY=$discovery /usr/sbin/haproxy -q -c -f deploy/haproxy/haproxy.cfg
+  done
+fi
+
 deploy/compose.sh config --quiet
+deploy/compose.sh -f docker-compose.yml -f deploy/haproxy/docker-compose.yml config --quiet
 deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
 PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/public.yml config --quiet
 echo "deployment files: no findings"

@@ -27,7 +27,7 @@ main() {
 images() {
   {
     sed -n 's/^FROM \([^ ]*:[^ ]*\).*/\1/p' Dockerfile
-    sed -n 's/^ *image: \([a-z][^ "]*\)$/\1/p' docker-compose.yml deploy/cluster/docker-compose.yml
+    sed -n 's/^ *image: \([a-z][^ "]*\)$/\1/p' docker-compose.yml deploy/*/docker-compose.yml
   } | sort -u
 }
 
@@ -39,7 +39,7 @@ make_standin() {
   local kind=${1%%:*}
   echo "no $1 to be had: making a stand-in"
   case $kind in
-    debian|rust|rabbitmq|caddy) mkdir "$work/$kind" ;;
+    debian|rust|rabbitmq|caddy|haproxy) mkdir "$work/$kind" ;;
     *) echo "no stand-in is known for $1" >&2; return 1 ;;
   esac
   { "$kind" "$work/$kind" > "$work/Dockerfile" &&
@@ -119,6 +119,17 @@ RUN apt-get update && apt-get install -y --no-install-recommends busybox ca-cert
 ENV XDG_CONFIG_HOME=/config XDG_DATA_HOME=/data
 EXPOSE 80 443 8080
 CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]
+EOF
+}
+
+# haproxy:*: the same path and command, and wget.
+haproxy() {
+  cat <<EOF
+FROM $DEBIAN
+RUN apt-get update && apt-get install -y --no-install-recommends busybox haproxy \\
+ && rm -rf /var/lib/apt/lists/* && ln -s busybox /usr/bin/wget
+USER haproxy
+CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
 EOF
 }
 

@@ -455,6 +455,31 @@ def accepted_visits(container):
     return int(float(re.search(r"^pixel_visits_accepted_total(?:{.*})? (\S+)$", metrics, re.M)[1]))
 
 
+def haproxy_is_an_edge_as_well(stack):
+    files = stack.env["COMPOSE_FILE"]
+    stack.env["COMPOSE_FILE"] = f"{files}:deploy/haproxy/docker-compose.yml"
+    stack.compose("up", "-d", "--scale", "pixel-http=2")
+    stack.wait_healthy()
+    stack.visit("https://haproxy.example/", **{"X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9"})
+    assert stack.line_of("https://haproxy.example/")[3] != "9.9.9.9"
+    collectors = stack.containers("pixel-http")
+    with Load(stack) as load:
+        time.sleep(1)
+        # One, whose visitors the other takes; and the other, when there is no more than that.
+        for collector in collectors:
+            kill_and_start(stack, collector, down_s=0)
+            stack.wait_healthy("pixel-http")
+            time.sleep(1)
+        stack.compose("restart", "pixel-http")
+        stack.wait_healthy("pixel-http")
+        time.sleep(1)
+    load.assert_written_once("haproxy, each collector killed, and both restarted", 3 * LOAD_THREADS)
+    assert load.failed == 0, load.failed
+    stack.env["COMPOSE_FILE"] = files
+    stack.compose("up", "-d", "--scale", "pixel-http=1")
+    stack.wait_healthy()
+
+
 def the_audit_finds_no_gap(stack):
     stack.compose("stop")
     run("docker", "build", "--quiet", "--target", "pixel", "--tag", "pixel:local", ".")
@@ -568,6 +593,7 @@ TESTS = [
     a_restart_of_everything_under_load_keeps_every_visit,
     what_waits_in_queue_and_spool_survives_down_and_up,
     three_collectors_share_the_load_and_a_standby_takes_over,
+    haproxy_is_an_edge_as_well,
     the_audit_finds_no_gap,
     the_embedded_image_runs_alone,
     amqps_works_in_the_image,
