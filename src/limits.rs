@@ -37,9 +37,9 @@ pub(crate) fn has_outgrown_memory() -> bool {
     resident_bytes() > memory_max_bytes()
 }
 
-/// Whether half of that is used.
+/// Whether a quarter of that is used: what grows by doubling holds twice as much while it does.
 pub(crate) fn is_short_of_memory() -> bool {
-    resident_bytes() > memory_max_bytes() / 2
+    resident_bytes() > memory_max_bytes() / 4
 }
 
 fn resident_bytes() -> u64 {
