@@ -89,6 +89,13 @@ pub(super) const UNAVAILABLE: Answer = Answer::new(
     GIF,
 );
 
+/// 503 with the GIF: as many bodies are being read as may be.
+pub(super) const BUSY: Answer = Answer::new(
+    "503 Service Unavailable",
+    concat!("Connection: close\r\nContent-Type: image/gif\r\nRetry-After: 5\r\n", pixel_headers!()),
+    GIF,
+);
+
 /// 405 for the pixel.
 pub(super) const PIXEL_METHODS: Answer =
     Answer::new("405 Method Not Allowed", "Allow: GET, HEAD, POST, OPTIONS\r\n", b"");

@@ -5,6 +5,8 @@
 //! of it was written by nobody that is trusted. So no client can choose its own address.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
 
@@ -13,7 +15,10 @@ const HOPS_MAX: usize = 64;
 
 /// The networks whose `X-Forwarded-For` and `Forwarded` are believed.
 #[derive(Debug, Clone, Default)]
-pub struct TrustedProxies(Vec<IpNet>);
+pub struct TrustedProxies {
+    networks: Vec<IpNet>,
+    has_warned: Arc<AtomicBool>,
+}
 
 impl TrustedProxies {
     /// The client's address, from the peer's and what the request says of its way.
@@ -46,7 +51,18 @@ impl TrustedProxies {
 
     /// Whether anything that `peer` says of others is believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(&peer))
+        self.networks.iter().any(|network| network.contains(&peer))
+    }
+
+    /// Says once that a peer speaks of others and is not believed: behind a proxy that is not configured, every visit
+    /// carries the proxy's address.
+    pub fn warn_of(&self, peer: IpAddr) {
+        if !self.has_warned.load(Ordering::Relaxed) && !self.has_warned.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{peer} sends X-Forwarded-For or Forwarded, which is not believed: if it is your proxy, name it in \
+                 PIXEL_TRUSTED_PROXIES, or each visit carries its address (said once)"
+            );
+        }
     }
 }
 
@@ -63,7 +79,7 @@ impl std::str::FromStr for TrustedProxies {
                 network.map_err(|_| format!("`{entry}` is no CIDR such as 10.0.0.0/8"))
             })
             .collect::<Result<_, _>>()
-            .map(TrustedProxies)
+            .map(|networks| TrustedProxies { networks, ..TrustedProxies::default() })
     }
 }
 
@@ -199,6 +215,6 @@ mod tests {
     fn a_list_names_its_bad_entry() {
         let refused = "10.0.0.0/8,10.0.0.0/33".parse::<TrustedProxies>().expect_err("bad CIDR");
         assert!(refused.contains("`10.0.0.0/33`"), "{refused}");
-        assert!("".parse::<TrustedProxies>().is_ok_and(|trusted| trusted.0.is_empty()));
+        assert!("".parse::<TrustedProxies>().is_ok_and(|trusted| trusted.networks.is_empty()));
     }
 }

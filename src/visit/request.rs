@@ -71,10 +71,11 @@ pub fn visit<'a>(
             7 if is("referer") => set(&mut visit.referrer, value),
             7 if is("sec-gpc") => visit.gpc |= value == "1",
             8 if is("referrer") => set(&mut misspelt_referrer, value),
-            9 if believed && is("forwarded") => forwarded.push(value),
+            9 | 15 if !believed && (is("forwarded") || is("x-forwarded-for")) => proxies.warn_of(visit.ip),
+            9 if is("forwarded") => forwarded.push(value),
             10 if is("user-agent") => set(&mut visit.user_agent, value),
             15 if is("accept-language") => set(&mut visit.accept_language, value),
-            15 if believed && is("x-forwarded-for") => x_forwarded_for.push(value),
+            15 if is("x-forwarded-for") => x_forwarded_for.push(value),
             _ => {}
         }
     }

@@ -287,6 +287,70 @@ fn a_client_that_does_not_read_is_closed_and_cannot_make_memory_grow() -> Outcom
     system.pixel.stop()
 }
 
+/// Forty of them made it 1.49 GiB large, as their connections were closed one after another, each after a look
+/// through all of them: it started again and again, and served a third of the visits.
+#[test]
+fn forty_clients_that_do_not_read_are_closed_as_soon() -> Outcome {
+    let mut system = Embedded::start()?;
+    let address = system.address;
+    let greedy: Vec<_> = (0..40)
+        .map(|_| thread::spawn(move || ask_without_reading(address, VISIT, Duration::from_secs(5))))
+        .collect();
+    let (mut slowest, mut visits) = (Duration::ZERO, 0);
+    while !greedy.iter().all(|client| client.is_finished()) {
+        let asked = Instant::now();
+        assert_eq!(get(address, "/track", &[])?.status, 200, "others are served");
+        slowest = slowest.max(asked.elapsed());
+        visits += 1;
+        thread::sleep(Duration::from_millis(50));
+    }
+    let peak_mib = status(&system.pixel, "VmHWM")? >> 10;
+    println!("{visits} visits beside them, the slowest in {slowest:?}: {peak_mib} MiB at most");
+    assert!(peak_mib < 512, "{peak_mib} MiB");
+    assert!(!system.pixel.log().contains(RESTARTING), "{}", system.pixel.log());
+    system.pixel.stop()
+}
+
+/// A byte now and then of a chunk's number kept a reader past its deadline, and with all readers taken every
+/// honest body was dropped unanswered.
+#[test]
+fn bodies_that_trickle_are_ended_by_the_clock_and_until_then_others_are_told_to_come_back() -> Outcome {
+    let mut system = Embedded::start()?;
+    let address = system.address;
+    let started = Instant::now();
+    let head = b"POST /track HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let slow = crowd(address, 256, head);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let outcome = thread::scope(|scope| -> Outcome {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                slow.iter().for_each(|mut stream| drop(stream.write_all(b"0")));
+                thread::sleep(Duration::from_secs(1));
+            }
+        });
+        let post = || -> Outcome<u16> {
+            let mut client = Client::connect(address)?;
+            client.send(b"POST /track HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n")?;
+            client.send(&[b'x'; 5000])?;
+            let answer = client.receive(true)?;
+            assert_eq!(answer.header("Retry-After").is_some(), answer.status == 503);
+            Ok(answer.status)
+        };
+        let outcome = (|| {
+            wait_until("the readers to be taken", || post().is_ok_and(|status| status == 503))?;
+            assert_eq!(get(address, "/track", &[])?.status, 200, "a visit without a body needs none");
+            wait_until("the readers to be free", || post().is_ok_and(|status| status == 204))
+        })();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcome
+    });
+    outcome?;
+    println!("free after {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(14));
+    assert_eq!(system.pixel.admin()?.metric("pixel_http_abandoned_connections_total")?, 0.0);
+    system.pixel.stop()
+}
+
 /// The beginning of HTTP/2 leaves tiny_http's thread, and two descriptors, waiting for itself for ever:
 /// with enough of them nobody is let in any more.
 #[test]

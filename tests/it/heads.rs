@@ -202,9 +202,18 @@ fn no_client_chooses_its_address() -> Outcome {
         assert_eq!(trusting.output.wait_for_visit(n + 1)?["ip"], *ip, "{case}");
     }
     trusting.pixel.stop()?;
-    // By default nobody is believed.
+    assert!(!trusting.pixel.log().contains("PIXEL_TRUSTED_PROXIES"), "{}", trusting.pixel.log());
+    // By default nobody is believed, and it is said once: every visit carries the address of such a proxy.
     let mut wary = Embedded::start()?;
-    wary.visit(&[("X-Forwarded-For", "9.9.9.9"), ("Forwarded", "for=9.9.9.9")])?;
-    assert_eq!(wary.output.wait_for_visit(1)?["ip"], "127.0.0.1");
-    wary.pixel.stop()
+    wary.visit(&[])?;
+    assert!(!wary.pixel.log().contains("PIXEL_TRUSTED_PROXIES"));
+    for n in 2..=4 {
+        wary.visit(&[("X-Forwarded-For", "9.9.9.9"), ("Forwarded", "for=9.9.9.9")])?;
+        assert_eq!(wary.output.wait_for_visit(n)?["ip"], "127.0.0.1");
+    }
+    let line = wary.pixel.wait_for_log("PIXEL_TRUSTED_PROXIES")?;
+    assert!(line.contains("127.0.0.1") && line.contains("WARN"), "{line}");
+    wary.pixel.stop()?;
+    assert_eq!(wary.pixel.log().matches("PIXEL_TRUSTED_PROXIES").count(), 1, "{}", wary.pixel.log());
+    Ok(())
 }

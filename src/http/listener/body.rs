@@ -15,10 +15,8 @@ use crate::http::answer::Answer;
 
 /// How much of a body is read, in bytes.
 const BODY_MAX_BYTES: usize = 64 << 10;
-/// What is left of a body may be dropped up to this, in bytes: tiny_http allocates it (T6).
-const DROP_MAX_BYTES: usize = 16 << 20;
 /// How long a body may take, and how long a client may go on to send what is not read.
-const LINGER_MAX: Duration = Duration::from_secs(10);
+pub(super) const LINGER_MAX: Duration = Duration::from_secs(10);
 /// How long a client may take to read that its body is refused, where nothing of it is read.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How soon it is looked again whether the answers before it are written.
@@ -60,11 +58,10 @@ pub(super) fn read(request: &mut Request) -> BodyRead {
 
 /// Gives up a client whose body did not come. At most 64 KiB of it are left, or a chunked body, of which nothing
 /// is read: it may be dropped, once nobody has to wait for it.
-pub(super) fn give_up(mut request: Request, given_up: &GivenUp) {
+pub(super) fn give_up(request: Request, given_up: &GivenUp) {
     // First, so that nothing is taken of what is read behind it.
     given_up.close(request.peer());
-    // Without its writer, tiny_http answers nothing (T9).
-    drop(request.take().into_writer());
+    request.release();
 }
 
 /// Gives `answer` to a request whose body is not read to its end, and closes the connection; reads on for a
@@ -77,8 +74,7 @@ pub(super) fn refuse(mut request: Request, answer: &Answer, slow: &SlowClients) 
     while !is_settled(&request) && Instant::now() < until {
         thread::sleep(PAUSE);
     }
-    // What is left of it must not be dropped.
-    let is_huge = request.framing().length.is_some_and(|length| length > DROP_MAX_BYTES);
+    let is_huge = request.is_huge();
     match slow.given_up.sockets.of(peer) {
         Ok(socket) => {
             if let Some(mut socket) = socket.filter(|_| is_settled(&request)) {
@@ -88,8 +84,8 @@ pub(super) fn refuse(mut request: Request, answer: &Answer, slow: &SlowClients) 
                 linger(&mut socket, if is_huge { FAREWELL } else { LINGER_MAX });
             }
             slow.given_up.close(peer);
-            let raw = request.take();
-            if is_huge { abandon(&request, raw) } else { drop(raw.into_writer()) }
+            // What is huge abandons its connection where it is dropped.
+            request.release();
         }
         Err(_) => {
             refuse_blindly(&mut request, answer, is_huge);

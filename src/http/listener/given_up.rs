@@ -107,7 +107,7 @@ impl GivenUp {
         is_new
     }
 
-    /// Gives a client up, and closes its connection before this returns, where that is allowed.
+    /// The same as [`GivenUp::close_all`] for one, with one look for all that call this at a time.
     pub(super) fn close(&self, peer: SocketAddr) {
         self.take_no_more(peer);
         let stage = match self.sockets.of(peer) {
@@ -142,13 +142,14 @@ impl GivenUp {
         self.count.store(partings.len(), Ordering::Relaxed);
     }
 
-    /// Closes their connections until the word to stop is given.
-    pub(super) fn run(&self, stop: &Stop) {
+    /// Closes their connections until the word to stop is given; calls `look` now and then.
+    pub(super) fn run(&self, stop: &Stop, look: impl Fn()) {
         while !stop.is_set() {
             let is_idle = |partings: &mut HashMap<_, Parting>| {
                 partings.values().all(|parting| parting.stage != Stage::Open)
             };
             drop(self.arrival.wait_timeout_while(self.lock(), TICK, is_idle));
+            look();
             self.hang_up();
             self.look_after_stuck();
         }
@@ -160,17 +161,22 @@ impl GivenUp {
             Stage::Answering => parting.since.elapsed() > LAST_ANSWER_MAX,
             Stage::Closed | Stage::Stuck => false,
         });
+        self.close_all(&peers);
+    }
+
+    /// Gives clients up, and closes their connections before this returns, where that is allowed.
+    pub(super) fn close_all(&self, peers: &HashSet<SocketAddr>) {
         if peers.is_empty() {
             return;
         }
-        let stage = match self.sockets.hang_up(&peers) {
+        let stage = match self.sockets.hang_up(peers) {
             Ok(()) => Stage::Closed,
             Err(error) => {
                 log::debug!("failed to hang up on {} clients: {error}", peers.len());
                 Stage::Stuck
             }
         };
-        self.set(&peers, stage);
+        self.set(peers, stage);
     }
 
     /// A connection that nobody may close is gone once the kernel does not know it any more.

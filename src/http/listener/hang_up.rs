@@ -52,12 +52,21 @@ impl Sockets {
         found.recv().unwrap_or(Err(Errno::CANCELED))
     }
 
+    /// Duplicates of the sockets of the connections with `peers` that are there.
+    ///
+    /// # Errors
+    /// What the system said, where that is not allowed.
+    pub(super) fn of_all(&self, peers: &HashSet<SocketAddr>) -> Result<HashMap<SocketAddr, Socket>, Errno> {
+        let _turn = lock(&self.turn);
+        self.look(peers)
+    }
+
     /// Shuts the connections with `peers` down.
     ///
     /// # Errors
     /// What the system said, where none of it is allowed.
     pub(super) fn hang_up(&self, peers: &HashSet<SocketAddr>) -> Result<(), Errno> {
-        for socket in self.look(peers)?.into_values() {
+        for socket in self.of_all(peers)?.into_values() {
             // It may have ended by itself.
             let _ = socket.shutdown(Shutdown::Both);
         }

@@ -42,15 +42,19 @@
 //! - **T15** Bytes outside ASCII in a head close the connection unanswered, `HTTP/2.0` in the request line blocks
 //!   its thread for ever, bare line feeds are waited on. No cure but the edge; a listener that nobody reaches any
 //!   more ends the process ([`watchdog`]).
+//! - **T16** The chunk decoder reads a chunk's number however long it is and however slowly it comes. Cure:
+//!   deadlines by the clock and a bound on memory ([`readers`]).
 
 mod body;
 mod given_up;
 mod hang_up;
 mod keeper;
+mod readers;
 mod request;
 mod server;
 mod shared;
 mod slow_clients;
+mod turned_away;
 mod turns;
 mod watchdog;
 
@@ -110,7 +114,7 @@ impl Listener {
             Ok(())
         })?;
         shared.start("close", |shared| {
-            shared.slow.given_up.run(&shared.stop);
+            shared.slow.given_up.run(&shared.stop, || shared.look_after_bodies());
             Ok(())
         })?;
         shared.start("watch", move |shared| watchdog::watch(reachable(address), shared))?;

@@ -13,6 +13,8 @@ use crate::http::answer::Persistence;
 
 /// A body up to this many bytes is read before the request is handed out (T8).
 const READ_BY_TINY_HTTP_BYTES: usize = 1024;
+/// What is left of a body may be dropped up to this, in bytes: tiny_http allocates it (T6).
+const DROP_MAX_BYTES: usize = 16 << 20;
 /// tiny_http leaves the address out for Unix sockets only.
 const NO_PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
@@ -154,6 +156,11 @@ impl Request {
         self.peer
     }
 
+    /// Whether what is left of its body must not be dropped.
+    pub(super) fn is_huge(&self) -> bool {
+        self.framing().length.is_some_and(|length| length > DROP_MAX_BYTES)
+    }
+
     pub(super) fn framing(&self) -> Framing {
         self.head.framing
     }
@@ -188,6 +195,14 @@ impl Request {
     /// connection, to be kept until that is done.
     pub(super) fn take(&mut self) -> tiny_http::Request {
         self.raw.take().expect("only the last use of a request takes it")
+    }
+
+    /// Drops it once its connection is shut down, so that nothing of the body is waited for.
+    pub(super) fn release(mut self) {
+        if !self.is_huge() {
+            // Without its writer, tiny_http answers nothing (T9).
+            drop(self.take().into_writer());
+        }
     }
 
     /// Counts one whose connection cannot be freed: its thread and its two descriptors stay.

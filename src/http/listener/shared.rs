@@ -5,22 +5,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use tiny_http::Method;
 
 use super::body;
 use super::given_up::GivenUp;
+use super::readers::Readers;
 use super::request::{BodyRead, Connections, Fault, Request};
 use super::slow_clients::SlowClients;
-use crate::http::answer::{Answer, BAD_FRAMING, BAD_HOST, FAILED, TOO_LARGE, UNKNOWN_CODING};
+use super::turned_away::TurnedAway;
+use crate::http::answer::{Answer, BAD_FRAMING, BAD_HOST, BUSY, FAILED, TOO_LARGE, UNKNOWN_CODING};
+use crate::limits::is_short_of_memory;
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
 
-/// How many bodies are read at a time; more are given up.
-const BODY_READERS_MAX: usize = 256;
 const BODY_READER_STACK_BYTES: usize = 256 << 10;
 
 /// What a listener needs to know.
@@ -59,7 +60,8 @@ pub(super) struct Shared {
     pub(super) requests: AtomicUsize,
     handler: Arc<dyn Handler>,
     metrics: Arc<Metrics>,
-    body_readers: AtomicUsize,
+    readers: Readers,
+    turned_away: TurnedAway,
 }
 
 impl Shared {
@@ -83,7 +85,8 @@ impl Shared {
             requests: AtomicUsize::new(0),
             handler,
             metrics,
-            body_readers: AtomicUsize::new(0),
+            readers: Readers::default(),
+            turned_away: TurnedAway::default(),
         })
     }
 
@@ -148,11 +151,20 @@ impl Shared {
         }
     }
 
+    /// Closes the connections of bodies that take too long, and of those that nobody has time for.
+    pub(super) fn look_after_bodies(&self) {
+        for peer in self.readers.overdue(is_short_of_memory) {
+            self.slow.given_up.add(peer);
+        }
+        self.turned_away.look(&self.slow);
+    }
+
     /// Reads the body of a request on a thread of its own, then has the request handled.
     fn read_aside(self: &Arc<Self>, mut request: Request) {
-        // Where there are too many, or no thread is to be had, the request is dropped, and gives its
-        // connection up.
-        let Some(reading) = Reading::begin(self) else { return };
+        let Some(reading) = Reading::begin(self, request.peer()) else {
+            return self.turned_away.add(request, BUSY.last_bytes(), &self.slow.given_up);
+        };
+        // Where no thread is to be had, the request is dropped, and gives its connection up.
         let work = move || {
             let shared = &reading.0;
             let slow = &shared.slow;
@@ -160,7 +172,9 @@ impl Shared {
                 body::refuse(request, &refusal(fault), slow);
                 return Ok(());
             }
-            match body::read(&mut request) {
+            let read = body::read(&mut request);
+            shared.readers.is_done(request.peer());
+            match read {
                 BodyRead::All => {
                     let taken = Instant::now();
                     shared.survive(|| shared.answer(shared.handle(vec![request]), taken));
@@ -186,19 +200,17 @@ fn refusal(fault: Fault) -> Answer {
 }
 
 /// One of the bodies that are being read.
-struct Reading(Arc<Shared>);
+struct Reading(Arc<Shared>, SocketAddr);
 
 impl Reading {
-    fn begin(shared: &Arc<Shared>) -> Option<Self> {
-        // Counted before it is compared: what is over the bound is taken back when this is dropped.
-        let before = shared.body_readers.fetch_add(1, Ordering::Relaxed);
-        let reading = Reading(shared.clone());
-        (before < BODY_READERS_MAX).then_some(reading)
+    fn begin(shared: &Arc<Shared>, peer: SocketAddr) -> Option<Self> {
+        let deadline = Instant::now() + body::LINGER_MAX;
+        shared.readers.begin(peer, deadline).then(|| Reading(shared.clone(), peer))
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.0.body_readers.fetch_sub(1, Ordering::Relaxed);
+        self.0.readers.end(self.1);
     }
 }

@@ -15,8 +15,9 @@ use super::slow_clients::SlowClients;
 
 /// How many requests one turn takes at most.
 const GROUP_MAX: usize = 256;
-/// How many requests one turn takes over from tiny_http at most.
-const RECEIVED_MAX: usize = 4096;
+/// How many requests one turn takes over from tiny_http at most: enough to see all that a crowd has sent, and who of
+/// it is to be given up.
+const RECEIVED_MAX: usize = 65_536;
 /// How many requests of one connection wait; nobody pipelines as many and reads the answers.
 const HELD_MAX: usize = 256;
 
