@@ -28,6 +28,8 @@ const PAGE: Answer = Answer::new(
     PAGE_BODY.as_bytes(),
 );
 const ROBOTS: Answer = Answer::new("200 OK", "Content-Type: text/plain\r\n", b"User-agent: *\nDisallow: /\n");
+/// Browsers ask for an icon, and there is none.
+const NO_ICON: Answer = Answer::new("204 No Content", "Cache-Control: max-age=86400\r\n", b"");
 
 /// The handler of the public listener.
 pub(crate) struct Track {
@@ -116,7 +118,8 @@ fn route(target: &Target<'_>, method: &Method) -> Route {
         ("/track" | "/track.gif", _) => Other(PIXEL_METHODS),
         ("/", Method::Get | Method::Head) => Other(PAGE),
         ("/robots.txt", Method::Get | Method::Head) => Other(ROBOTS),
-        ("/" | "/robots.txt", _) => Other(PAGE_METHODS),
+        ("/favicon.ico", Method::Get | Method::Head) => Other(NO_ICON),
+        ("/" | "/robots.txt" | "/favicon.ico", _) => Other(PAGE_METHODS),
         _ => Other(NOT_FOUND),
     }
 }

@@ -27,7 +27,7 @@ fn each_request_has_its_answer() -> Outcome {
         ("HEAD", "/", 200, false),
         ("POST", "/", 405, false),
         ("GET", "/robots.txt", 200, false),
-        ("GET", "/favicon.ico", 404, false),
+        ("GET", "/favicon.ico", 204, false),
         ("GET", "/track/", 404, false),
         ("GET", "/Track", 404, false),
         ("GET", "//track", 404, false),

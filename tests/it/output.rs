@@ -137,6 +137,7 @@ fn no_header_breaks_a_line_or_forges_a_field() -> Outcome {
 fn the_output_may_be_renamed_removed_and_truncated() -> Outcome {
     let mut system = Embedded::with(|launch| launch.with("format", "pipe"))?;
     let output = system.output.clone();
+    let admin = system.pixel.admin()?;
     let visit = |name: &str| system.visit(&[("User-Agent", name)]);
     visit("one")?;
     output.wait_for_lines(1)?;
@@ -147,6 +148,8 @@ fn the_output_may_be_renamed_removed_and_truncated() -> Outcome {
     wait_until("a new file at once, without a visit", || output.path.exists())?;
     visit("two")?;
     assert!(output.wait_for_lines(1)?[0].contains("|two|"));
+    // A line that is removed before it is committed is written again.
+    admin.wait_for_metric("pixel_visits_written_total", |count| count == 2.0)?;
     fs::remove_file(&output.path)?;
     visit("three")?;
     assert!(output.wait_for_lines(1)?[0].contains("|three|"));
