@@ -44,20 +44,20 @@ STOPSIGNAL SIGTERM
 
 FROM runtime AS pixel-http
 COPY --from=build /pixel/target/release/pixel-http /usr/local/bin/
-ENV PIXEL_LISTEN=0.0.0.0:8080 PIXEL_ADMIN_LISTEN=0.0.0.0:9100 PIXEL_SPOOL_DIR=/spool
+ENV PIXEL_LISTEN=0.0.0.0:8080 PIXEL_ADMIN_LISTEN=0.0.0.0:8081 PIXEL_SPOOL_DIR=/spool
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=5s --start-period=10s CMD ["pixel-http", "healthcheck"]
 ENTRYPOINT ["pixel-http"]
 
 FROM runtime AS pixel-storage
 COPY --from=build /pixel/target/release/pixel-storage /usr/local/bin/
-ENV PIXEL_ADMIN_LISTEN=0.0.0.0:9101 PIXEL_OUTPUT=/visits/visits.log
+ENV PIXEL_ADMIN_LISTEN=0.0.0.0:8082 PIXEL_OUTPUT=/visits/visits.log
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["pixel-storage", "healthcheck"]
 ENTRYPOINT ["pixel-storage"]
 
 FROM runtime AS pixel
 COPY --from=build /pixel/target/release/pixel /usr/local/bin/
-ENV PIXEL_LISTEN=0.0.0.0:8080 PIXEL_ADMIN_LISTEN=0.0.0.0:9100 PIXEL_SPOOL_DIR=/spool \
+ENV PIXEL_LISTEN=0.0.0.0:8080 PIXEL_ADMIN_LISTEN=0.0.0.0:8081 PIXEL_SPOOL_DIR=/spool \
     PIXEL_OUTPUT=/visits/visits.log
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=5s --start-period=10s CMD ["pixel", "healthcheck"]

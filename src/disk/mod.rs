@@ -142,6 +142,17 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Makes the names of a new folder and of those above it durable: a power cut must not take away a folder whose files
+/// are synced. One that was there before has a name already, and may be closed to us.
+pub fn keep_names(folder: &Path) {
+    for above in folder.ancestors().skip(1) {
+        let above = if above == Path::new("") { Path::new(".") } else { above };
+        if let Err(error) = sync_folder(above) {
+            log::warn!("failed to sync `{}`, which `{}` is in: {error}", above.display(), folder.display());
+        }
+    }
+}
+
 /// The folder of `path`; `.` where it names none.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {

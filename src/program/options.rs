@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -72,13 +72,13 @@ settings! {
         "The broker; a comma-separated list is a cluster, tried in turn. amqps:// is TLS";
     QUEUE: "queue" "PIXEL_QUEUE" "pixel.visits" public "QUEUE"
         "The queue, and the exchange of the same name; its dead letters are in QUEUE.dead";
-    OUTPUT: "output" "PIXEL_OUTPUT" "/tmp/visits.log" public "FILE"
+    OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
         "The file that visits are appended to; its lock and its ledger are beside it";
     FORMAT: "format" "PIXEL_FORMAT" "pipe" public "FORMAT"
         "How a visit is written: pipe, combined (Apache's) or ndjson";
-    ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:9100" public "ADDRESS:PORT"
+    ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8081" public "ADDRESS:PORT"
         "Address of /healthz, /readyz and /metrics; not for the public";
-    STORAGE_ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:9101" public "ADDRESS:PORT"
+    STORAGE_ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8082" public "ADDRESS:PORT"
         "Address of /healthz, /readyz and /metrics; not for the public";
     LOG: "rust-log" "RUST_LOG" "info" public "FILTER"
         "What is logged: error, warn, info, debug or trace; also by module, as in info,pixel::relay=debug";
@@ -278,6 +278,11 @@ impl OutputSettings {
             _ => {}
         }
         OutputSettings { path: output, format: given.read(&FORMAT, LineFormat::from_str) }
+    }
+
+    /// Whether it is the one that is written to where none is named.
+    pub fn is_default(&self) -> bool {
+        self.path == Path::new(OUTPUT.default)
     }
 }
 

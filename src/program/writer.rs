@@ -1,12 +1,13 @@
 //! The writing side of `pixel` and pixel-storage: the output's lock, its ledger, and a recorder over both.
 
+use std::fs;
 use std::sync::Arc;
 
 use super::options::OutputSettings;
 use super::process::Process;
 use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
-use crate::disk::{folder_of, sibling};
+use crate::disk::{folder_of, keep_names, sibling};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
@@ -77,6 +78,13 @@ impl Writer {
 
     fn try_to_open(&self) -> Result<Option<(OutputLock, LedgerFile)>, String> {
         let output = &self.output.path;
+        let folder = folder_of(output);
+        // One that somebody names has its folder, or waits for it: a disk may not be mounted yet.
+        if self.output.is_default() && !folder.exists() {
+            let made = fs::create_dir_all(folder);
+            made.map_err(|error| format!("failed to make `{}`: {error}", folder.display()))?;
+            keep_names(folder);
+        }
         let waiting = |reason| match reason {
             Waiting::StandingBy => {
                 self.health.stand_by(true);

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::damage::Legible;
 use super::segment::{Active, AsDisk, Segment, first_sequence, records, remove_spare};
 use crate::disk::journal::Journal;
-use crate::disk::{open_private, read_whole, sync_folder};
+use crate::disk::{keep_names, open_private, read_whole, sync_folder};
 use crate::queue::Position;
 
 /// The number of a producer's first visit.
@@ -130,17 +130,6 @@ pub(super) fn open(folder: &Path, as_disk: &AsDisk) -> Result<Opened, OpenError>
 fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
     let path = path.to_path_buf();
     move |error| OpenError::Disk { path: path.clone(), error }
-}
-
-/// Makes the names of a new spool's folder and of those above it durable: a power cut must not take away a
-/// folder whose files are synced. One that was there before has a name already, and may be closed to us.
-fn keep_names(folder: &Path) {
-    for above in folder.ancestors().skip(1) {
-        let above = if above == Path::new("") { Path::new(".") } else { above };
-        if let Err(error) = sync_folder(above) {
-            log::warn!("failed to sync `{}`, which `{}` is in: {error}", above.display(), folder.display());
-        }
-    }
 }
 
 fn hold(path: &Path) -> Result<File, OpenError> {

@@ -450,7 +450,7 @@ def accepted_visits(container):
     request = r"GET /metrics HTTP/1.0\r\n\r\n"
     metrics = run(
         *("docker", "exec", container, "bash", "-c"),
-        f"exec 3<>/dev/tcp/127.0.0.1/9100; printf '{request}' >&3; cat <&3",
+        f"exec 3<>/dev/tcp/127.0.0.1/8081; printf '{request}' >&3; cat <&3",
     )
     return int(float(re.search(r"^pixel_visits_accepted_total(?:{.*})? (\S+)$", metrics, re.M)[1]))
 

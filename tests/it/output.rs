@@ -134,6 +134,16 @@ fn no_header_breaks_a_line_or_forges_a_field() -> Outcome {
 }
 
 #[test]
+fn an_output_that_nobody_names_is_in_a_folder_that_is_made() -> Outcome {
+    let launch = Embedded::launch()?.with("output", "").with("format", "pipe");
+    let output = Output::at(launch.folder().join("pixel-data/visits.log"));
+    let mut system = Embedded::of(&launch)?;
+    system.visit(&[])?;
+    output.wait_for_lines(1)?;
+    system.pixel.stop()
+}
+
+#[test]
 fn the_output_may_be_renamed_removed_and_truncated() -> Outcome {
     let mut system = Embedded::with(|launch| launch.with("format", "pipe"))?;
     let output = system.output.clone();
