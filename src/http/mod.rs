@@ -10,4 +10,4 @@ mod track;
 
 pub(crate) use self::admin::{Admin, Status, ask_ready};
 pub(crate) use self::listener::{Handler, Listener, ListenerSettings};
-pub(crate) use self::track::Track;
+pub(crate) use self::track::{Pixel, Track};

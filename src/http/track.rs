@@ -25,11 +25,42 @@ const PAGE: Answer = Answer::new(
     "Content-Type: text/html; charset=utf-8\r\n\
      Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n\
      X-Content-Type-Options: nosniff\r\nX-Robots-Tag: noindex\r\n",
-    PAGE_BODY.as_bytes(),
+    b"",
 );
 const ROBOTS: Answer = Answer::new("200 OK", "Content-Type: text/plain\r\n", b"User-agent: *\nDisallow: /\n");
 /// Browsers ask for an icon, and there is none.
 const NO_ICON: Answer = Answer::new("204 No Content", "Cache-Control: max-age=86400\r\n", b"");
+
+/// Where the pixel is, and the page that says so.
+pub(crate) struct Pixel {
+    paths: [String; 2],
+    page: Answer,
+}
+
+impl Pixel {
+    /// The pixel at `path`, and at `path` with `.gif` behind it.
+    pub(crate) fn at(path: String) -> Self {
+        let page = PAGE.with_body(PAGE_BODY.replace("/track", &path));
+        Pixel { page, paths: [format!("{path}.gif"), path] }
+    }
+
+    fn route(&self, target: &Target<'_>, method: &Method) -> Route {
+        use Route::{Other, Preflight, Visit};
+        let is_pixel = self.paths.iter().any(|path| path == target.path);
+        match (target.path, method) {
+            (_, Method::Get) if is_pixel => Visit(PIXEL),
+            (_, Method::Post) if is_pixel => Visit(RECORDED),
+            (_, Method::Head) if is_pixel => Other(PIXEL),
+            (_, Method::Options) if is_pixel => Preflight,
+            _ if is_pixel => Other(PIXEL_METHODS),
+            ("/", Method::Get | Method::Head) => Other(self.page.clone()),
+            ("/robots.txt", Method::Get | Method::Head) => Other(ROBOTS),
+            ("/favicon.ico", Method::Get | Method::Head) => Other(NO_ICON),
+            ("/" | "/robots.txt" | "/favicon.ico", _) => Other(PAGE_METHODS),
+            _ => Other(NOT_FOUND),
+        }
+    }
+}
 
 /// The handler of the public listener.
 pub(crate) struct Track {
@@ -37,6 +68,8 @@ pub(crate) struct Track {
     pub store: Arc<dyn VisitStore>,
     /// Proxies whose X-Forwarded-For and Forwarded headers are trusted.
     pub proxies: TrustedProxies,
+    /// Where the pixel is.
+    pub pixel: Pixel,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where a store that refuses is shown.
@@ -50,7 +83,7 @@ impl Handler for Track {
             .iter()
             .map(|request| {
                 let target = Target::parse(request.target());
-                match route(&target, request.method()) {
+                match self.pixel.route(&target, request.method()) {
                     Route::Visit(answer) => {
                         let peer = request.peer().ip();
                         let visit = visit(Timestamp::now(), peer, &self.proxies, target, request.headers());
@@ -106,20 +139,4 @@ enum Route {
     Preflight,
     /// To be answered so.
     Other(Answer),
-}
-
-fn route(target: &Target<'_>, method: &Method) -> Route {
-    use Route::{Other, Preflight, Visit};
-    match (target.path, method) {
-        ("/track" | "/track.gif", Method::Get) => Visit(PIXEL),
-        ("/track" | "/track.gif", Method::Post) => Visit(RECORDED),
-        ("/track" | "/track.gif", Method::Head) => Other(PIXEL),
-        ("/track" | "/track.gif", Method::Options) => Preflight,
-        ("/track" | "/track.gif", _) => Other(PIXEL_METHODS),
-        ("/", Method::Get | Method::Head) => Other(PAGE),
-        ("/robots.txt", Method::Get | Method::Head) => Other(ROBOTS),
-        ("/favicon.ico", Method::Get | Method::Head) => Other(NO_ICON),
-        ("/" | "/robots.txt" | "/favicon.ico", _) => Other(PAGE_METHODS),
-        _ => Other(NOT_FOUND),
-    }
 }

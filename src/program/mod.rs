@@ -22,7 +22,7 @@ pub use self::writer::Writer;
 use clap::ArgMatches;
 
 use self::options::{Given, HttpSettings, Setting, SpoolSettings, admin_listener};
-use crate::http::{Admin, Listener, ListenerSettings, Status, Track, ask_ready};
+use crate::http::{Admin, Listener, ListenerSettings, Pixel, Status, Track, ask_ready};
 use crate::limits::warn_of_few_files;
 use crate::spool::Spool;
 
@@ -50,6 +50,7 @@ pub fn listen(settings: HttpSettings, spool: &Arc<Spool>, process: &Process) -> 
     let track = Track {
         store: spool.clone(),
         proxies: settings.proxies,
+        pixel: Pixel::at(settings.path),
         metrics: process.metrics.clone(),
         health: process.health.clone(),
     };

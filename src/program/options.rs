@@ -4,11 +4,13 @@
 //! absent, and a secret is never echoed.
 
 use std::fmt::Display;
+use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 use super::process::Failure;
@@ -44,7 +46,6 @@ macro_rules! settings {
                 help: $help,
             };
         )*
-        #[cfg(test)]
         static ALL: &[&Setting] = &[$(&$name),*];
     };
     (secret) => { true };
@@ -54,6 +55,8 @@ macro_rules! settings {
 settings! {
     LISTEN: "listen" "PIXEL_LISTEN" "127.0.0.1:8080" public "ADDRESS:PORT"
         "Address of the pixel";
+    PATH: "path" "PIXEL_PATH" "/track" public "PATH"
+        "Where the pixel is, with and without .gif: another name, for visitors whose filters know this one";
     WORKERS: "workers" "PIXEL_WORKERS" "4" public "NUMBER"
         "Threads that handle requests: at most one per core, at least two";
     TRUSTED_PROXIES: "trusted-proxies" "PIXEL_TRUSTED_PROXIES" "" public "CIDRS"
@@ -80,12 +83,14 @@ settings! {
         "Address of /healthz, /readyz and /metrics; not for the public";
     STORAGE_ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8082" public "ADDRESS:PORT"
         "Address of /healthz, /readyz and /metrics; not for the public";
-    LOG: "rust-log" "RUST_LOG" "info" public "FILTER"
-        "What is logged: error, warn, info, debug or trace; also by module, as in info,pixel::relay=debug";
+    LOG: "log" "PIXEL_LOG" "info" public "FILTER"
+        "What is logged: error, warn, info, debug or trace; also by module, as in info,pixel::relay=debug. Where it is \
+         unset, RUST_LOG is read";
 }
 
 /// What [`HttpSettings`] is made of.
-pub static HTTP: &[&Setting] = &[&LISTEN, &WORKERS, &TRUSTED_PROXIES, &READ_TIMEOUT_MS, &WRITE_TIMEOUT_MS];
+pub static HTTP: &[&Setting] =
+    &[&LISTEN, &PATH, &WORKERS, &TRUSTED_PROXIES, &READ_TIMEOUT_MS, &WRITE_TIMEOUT_MS];
 /// What [`SpoolSettings`] is made of.
 pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 /// What [`BrokerSettings`] is made of.
@@ -98,6 +103,31 @@ pub static ADMIN: &[&Setting] = &[&ADMIN_LISTEN];
 pub static STORAGE_ADMIN: &[&Setting] = &[&STORAGE_ADMIN_LISTEN];
 /// The filter of the log.
 pub static LOGS: &[&Setting] = &[&LOG];
+
+/// What Compose files and the edges read: not ours, and no mistake.
+static OTHERS: &[&str] = &[
+    "PIXEL_BIND",
+    "PIXEL_CERTIFICATES",
+    "PIXEL_DISCOVERY",
+    "PIXEL_EDGE_CONNECTIONS_MAX",
+    "PIXEL_EDGE_LISTEN",
+    "PIXEL_EDGE_METRICS_LISTEN",
+    "PIXEL_EDGE_RATE_MAX",
+    "PIXEL_EDGE_TLS_LISTEN",
+    "PIXEL_EDGE_TRUSTED_PROXIES",
+    "PIXEL_GID",
+    "PIXEL_IMAGES",
+    "PIXEL_PUBLISH",
+    "PIXEL_SITE",
+    "PIXEL_TAG",
+    "PIXEL_UID",
+    "PIXEL_UPSTREAM",
+    "PIXEL_UPSTREAM_NAME",
+    "PIXEL_UPSTREAM_PORT",
+    "PIXEL_VISITS",
+];
+/// How alike a name must be to be the one that was meant (Jaro-Winkler, from 0 to 1).
+const ALIKE_MIN: f64 = 0.8;
 
 /// The largest number of workers: each is a thread.
 const WORKERS_MAX: u64 = 1024;
@@ -127,16 +157,37 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// Nothing is wrong yet.
+    /// Nothing is wrong yet, but for variables that no program knows.
     pub fn new(matches: &'a ArgMatches) -> Self {
-        Given { matches, problems: Vec::new() }
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        Given { matches, problems: names.filter_map(|name| unknown(&name)).collect() }
+    }
+
+    /// The text that was given for a setting; of a secret, maybe in the file that `<variable>_FILE` names.
+    fn text(&mut self, setting: &Setting) -> Option<String> {
+        let given = self.matches.get_one::<String>(setting.flag).filter(|given| !given.is_empty());
+        let is_default = self.matches.value_source(setting.flag) == Some(ValueSource::DefaultValue);
+        let variable = format!("{}_FILE", setting.variable);
+        let path = std::env::var_os(&variable).filter(|path| setting.is_secret && !path.is_empty());
+        let Some(path) = path else { return given.cloned() };
+        if !is_default {
+            self.problems
+                .push(format!("{} and {variable} are given: one of them is enough", setting.variable));
+            return None;
+        }
+        match fs::read_to_string(&path) {
+            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_string()),
+            Err(error) => {
+                self.problems.push(format!("{variable} is `{}`: {error}", path.display()));
+                None
+            }
+        }
     }
 
     /// Reads a setting. What is wrong with it is noted, and then its default is returned, which nobody uses:
     /// [`Given::refuse_bad`] comes first.
     fn read<T, E: Display>(&mut self, setting: &Setting, read: impl Fn(&str) -> Result<T, E>) -> T {
-        let given = self.matches.get_one::<String>(setting.flag).filter(|given| !given.is_empty());
-        let outcome = given.map(|given| read(given));
+        let outcome = self.text(setting).map(|given| read(&given));
         match outcome {
             Some(Ok(value)) => return value,
             Some(Err(problem)) => self.note(setting, &problem),
@@ -170,13 +221,31 @@ impl<'a> Given<'a> {
     }
 }
 
-/// The public listener, and whom it believes.
+/// What is wrong with a variable's name: that it begins like ours, and is none.
+fn unknown(name: &str) -> Option<String> {
+    let is_file =
+        |setting: &&&Setting| setting.is_secret && name.strip_suffix("_FILE") == Some(setting.variable);
+    let is_known = ALL.iter().any(|setting| setting.variable == name)
+        || ALL.iter().any(|setting| is_file(&setting))
+        || OTHERS.contains(&name);
+    let given = name.strip_prefix("PIXEL_").filter(|_| !is_known)?;
+    let own = ALL.iter().map(|setting| setting.variable);
+    let alike = own.map(|own| (strsim::jaro_winkler(given, own.trim_start_matches("PIXEL_")), own));
+    let nearest = alike.max_by(|one, other| one.0.total_cmp(&other.0));
+    let meant = nearest.filter(|(alike, _)| *alike >= ALIKE_MIN);
+    let meant = meant.map(|(_, meant)| format!("; was {meant} meant?")).unwrap_or_default();
+    Some(format!("{name}: there is no such variable{meant}"))
+}
+
+/// The public listener, whom it believes, and where the pixel is.
 #[derive(Debug)]
 pub struct HttpSettings {
     /// Its address, timeouts and workers, as many of them as [`HttpSettings::read`] lets it have.
     pub listener: ListenerSettings,
     /// Proxies whose X-Forwarded-For and Forwarded headers are trusted.
     pub proxies: TrustedProxies,
+    /// The pixel's path, from a slash on; with `.gif` behind it, it is the pixel, too.
+    pub path: String,
 }
 
 impl HttpSettings {
@@ -196,6 +265,7 @@ impl HttpSettings {
                 write_timeout: given.read(&WRITE_TIMEOUT_MS, timeout),
             },
             proxies: given.read(&TRUSTED_PROXIES, TrustedProxies::from_str),
+            path: given.read(&PATH, pixel_path),
         }
     }
 }
@@ -297,19 +367,28 @@ pub fn admin_listener(given: &mut Given<'_>, setting: &Setting) -> ListenerSetti
     }
 }
 
-/// Reads [`LOG`]: the filter, in env_logger's words.
+/// Reads [`LOG`], or where that is unset `RUST_LOG`: the filter, in env_logger's words.
 pub fn log_filter(given: &mut Given<'_>) -> String {
-    given.read(&LOG, |filter| {
-        for directive in filter.split('/').next().unwrap_or_default().split(',') {
-            let level = directive.rsplit('=').next().unwrap_or_default().trim();
-            let is_level = level.parse::<log::LevelFilter>().is_ok();
-            // A bare word is a module, unless it was meant to be a level.
-            if directive.contains('=') && !is_level {
-                return Err("expected a level such as info, or module=level");
-            }
+    let is_default = given.matches.value_source(LOG.flag) == Some(ValueSource::DefaultValue);
+    let general = std::env::var("RUST_LOG").ok().filter(|filter| is_default && !filter.is_empty());
+    let Some(general) = general else { return given.read(&LOG, filter) };
+    if let Err(problem) = filter(&general) {
+        given.problems.push(format!("RUST_LOG is `{general}`: {problem}"));
+    }
+    general
+}
+
+fn filter(text: &str) -> Result<String, &'static str> {
+    for directive in text.split('/').next().unwrap_or_default().split(',') {
+        let (module, level) = directive.rsplit_once('=').unwrap_or(("", directive));
+        let is_level = level.trim().parse::<log::LevelFilter>().is_ok();
+        // A bare word is a module of env_logger's, too; but one such as `warning` was meant to be a level.
+        let is_module = module.is_empty() && directive.contains("::");
+        if !is_level && !is_module {
+            return Err("expected a level (error, warn, info, debug, trace, off), or module=level");
         }
-        Ok(filter.to_string())
-    })
+    }
+    Ok(text.to_string())
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -318,6 +397,17 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         let mut found = text.to_socket_addrs().map_err(|_| expected.to_string())?;
         found.next().ok_or_else(|| expected.to_string())
     })
+}
+
+fn pixel_path(text: &str) -> Result<String, &'static str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let is_taken = ["/", "/robots.txt", "/favicon.ico"].contains(&text);
+    if !text.starts_with('/') || !text.bytes().all(is_plain) || is_taken {
+        return Err(
+            "expected a path such as /track, of letters, digits and -._~, that is not another page's",
+        );
+    }
+    Ok(text.to_string())
 }
 
 fn number(min: u64, max: u64) -> impl Fn(&str) -> Result<u64, String> {
@@ -366,7 +456,57 @@ mod tests {
     fn every_variable_is_the_flag_s_name() {
         for Setting { flag, variable, .. } in ALL {
             let name = flag.to_uppercase().replace('-', "_");
-            assert!(*variable == name || *variable == format!("PIXEL_{name}"), "{flag} {variable}");
+            assert_eq!(*variable, format!("PIXEL_{name}"), "{flag}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_no_program_knows_is_named_and_the_one_that_was_meant() {
+        for known in ["PIXEL_OUTPUT", "PIXEL_AMQP_URL_FILE", "PIXEL_SITE", "OUTPUT", "PIXELS"] {
+            assert_eq!(unknown(known), None);
+        }
+        for (name, said) in [
+            ("PIXEL_OUTPTU", "PIXEL_OUTPTU: there is no such variable; was PIXEL_OUTPUT meant?"),
+            ("PIXEL_TRUSTED_PROXY", "was PIXEL_TRUSTED_PROXIES meant?"),
+            ("PIXEL_OUTPUT_FILE", "PIXEL_OUTPUT_FILE: there is no such variable"),
+        ] {
+            assert!(unknown(name).is_some_and(|problem| problem.contains(said)), "{:?}", unknown(name));
+        }
+        assert_eq!(unknown("PIXEL_XYZ"), Some("PIXEL_XYZ: there is no such variable".into()));
+    }
+
+    #[test]
+    fn whatever_the_deployment_reads_is_no_mistake() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let files = ["docker-compose.yml", ".env.example", "deploy/Caddyfile", "deploy/haproxy/haproxy.cfg"];
+        for file in
+            files.into_iter().chain(["deploy/haproxy/docker-compose.yml", "deploy/edge.sh", "Dockerfile"])
+        {
+            let text = fs::read_to_string(root.join(file)).expect("it is there");
+            let words = text.split(|letter: char| !(letter.is_ascii_uppercase() || letter == '_'));
+            for name in words.filter(|word| word.starts_with("PIXEL_")) {
+                assert_eq!(unknown(name), None, "of {file}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_of_the_log_that_would_silence_it_is_refused() {
+        for good in ["info", "OFF", "warn,pixel::relay=debug", "pixel=trace", "pixel::relay", "info/visit"] {
+            assert_eq!(filter(good).as_deref(), Ok(good));
+        }
+        for bad in ["warning", "info,verbose", "pixel=loud", "pixel"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_the_pixel_is_one_that_can_be_asked_for() {
+        for good in ["/track", "/p", "/a/b-c.d", "/t~x"] {
+            assert_eq!(pixel_path(good).as_deref(), Ok(good));
+        }
+        for bad in ["track", "/", "/robots.txt", "/favicon.ico", "/a?b", "/a b", "/ü", ""] {
+            assert!(pixel_path(bad).is_err(), "{bad}");
         }
     }
 

@@ -47,6 +47,22 @@ fn each_request_has_its_answer() -> Outcome {
 }
 
 #[test]
+fn the_pixel_may_have_another_path() -> Outcome {
+    let mut system = Embedded::with(|launch| launch.with("path", "/p/x"))?;
+    for (path, status) in [("/p/x", 200), ("/p/x.gif?y", 200), ("/track", 404), ("/p", 404)] {
+        assert_eq!(get(system.address, path, &[])?.status, status, "{path}");
+    }
+    let page = String::from_utf8(get(system.address, "/", &[])?.body)?;
+    assert!(page.contains("https://THIS-HOST/p/x\"") && !page.contains("/track"), "{page}");
+    let lines = system.output.wait_for_lines(2)?;
+    assert!(
+        lines[0].contains(r#""path":"/p/x","#) && lines[1].contains(r#""path":"/p/x.gif","#),
+        "{lines:?}"
+    );
+    system.pixel.stop()
+}
+
+#[test]
 fn the_pixel_has_the_contract_s_headers_and_bytes() -> Outcome {
     let mut system = Embedded::start()?;
     let mut client = Client::connect(system.address)?;

@@ -30,6 +30,44 @@ fn every_bad_setting_is_named_at_once() -> Outcome {
     Ok(())
 }
 
+/// A misspelt variable, or level of the log, was ignored.
+#[test]
+fn a_variable_that_does_not_exist_and_a_level_that_is_none_are_refused() -> Outcome {
+    for (name, value, said) in [
+        ("PIXEL_OUTPTU", "visits.log", "PIXEL_OUTPTU: there is no such variable; was PIXEL_OUTPUT meant?"),
+        ("PIXEL_LOG", "warning", "--log (PIXEL_LOG) is `warning`: expected a level"),
+        ("RUST_LOG", "warning", "RUST_LOG is `warning`: expected a level"),
+        ("PIXEL_PATH", "track", "--path (PIXEL_PATH) is `track`: expected a path"),
+    ] {
+        for program in ["pixel", "pixel-http"] {
+            let (status, _, stderr) = Launch::new(program)?.variable(name, value).run()?;
+            assert!(status == 2 && stderr.contains(said), "{name}: {status}, {stderr}");
+        }
+    }
+    // What another part of the system reads is no mistake, and RUST_LOG counts where PIXEL_LOG is unset.
+    let launch = Launch::new("pixel")?.variable("PIXEL_SITE", "px.example.com").variable("RUST_LOG", "debug");
+    let mut program = launch.start()?;
+    program.wait_for_log("the spool is")?;
+    program.stop()
+}
+
+#[test]
+fn the_broker_s_url_may_be_in_a_file() -> Outcome {
+    let launch = Launch::new("pixel-http")?;
+    let path = launch.folder().join("url");
+    std::fs::write(&path, "amqp://u:sesame@127.0.0.1:1/%2f\n")?;
+    let launch = launch.variable("PIXEL_AMQP_URL_FILE", &path.to_string_lossy());
+    let mut program = launch.start()?;
+    program.wait_for_log("amqp://u:***@127.0.0.1:1")?;
+    program.stop()?;
+    let (status, _, stderr) = launch.clone().with("amqp-url", "amqp://h").run()?;
+    assert!(status == 2 && stderr.contains("one of them is enough"), "{stderr}");
+    std::fs::remove_file(&path)?;
+    let (status, _, stderr) = launch.run()?;
+    assert!(status == 2 && stderr.contains("PIXEL_AMQP_URL_FILE is `"), "{stderr}");
+    Ok(())
+}
+
 #[test]
 fn a_password_is_never_shown() -> Outcome {
     for url in ["amqp://u:sesame@h/a/b", "http://u:sesame@h", "sesame", "amqp://u:sesame@h:x"] {
@@ -58,6 +96,7 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
             "pixel",
             &[
                 "PIXEL_LISTEN",
+                "PIXEL_PATH",
                 "PIXEL_ADMIN_LISTEN",
                 "PIXEL_SPOOL_DIR",
                 "PIXEL_SPOOL_MAX_BYTES",
@@ -65,7 +104,7 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
                 "PIXEL_TRUSTED_PROXIES",
                 "PIXEL_OUTPUT",
                 "PIXEL_FORMAT",
-                "RUST_LOG",
+                "PIXEL_LOG",
             ][..],
         ),
         (
@@ -79,7 +118,7 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
                 "PIXEL_SPOOL_MAX_BYTES",
                 "PIXEL_WORKERS",
                 "PIXEL_TRUSTED_PROXIES",
-                "RUST_LOG",
+                "PIXEL_LOG",
             ],
         ),
         (
@@ -90,7 +129,7 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
                 "PIXEL_QUEUE",
                 "PIXEL_OUTPUT",
                 "PIXEL_FORMAT",
-                "RUST_LOG",
+                "PIXEL_LOG",
             ],
         ),
     ] {

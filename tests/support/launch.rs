@@ -59,6 +59,12 @@ impl Launch {
         self
     }
 
+    /// Sets a variable of the environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
     /// Adds an argument.
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.into());
@@ -88,7 +94,7 @@ impl Launch {
         inherited.for_each(|(name, _)| {
             command.env_remove(name);
         });
-        command.args(&self.arguments).envs(&self.environment).env_remove("RUST_LOG");
+        command.env_remove("RUST_LOG").args(&self.arguments).envs(&self.environment);
         command.current_dir(self.folder()).stdin(Stdio::null());
         command
     }
