@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 use pixel::program::options::{
     ADMIN, ADMIN_LISTEN, Given, HTTP, HttpSettings, LOGS, OUTPUTS, OutputSettings, SPOOL, SpoolSettings,
-    admin_listener, log_filter, with_settings,
+    admin_listener, log_settings, with_settings,
 };
 use pixel::program::{
     Embedded, Failure, PATIENCE, Process, Writer, audit, dead_letters, exit, healthcheck, listen,
@@ -51,7 +51,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let spool = SpoolSettings::read(&mut given);
     let output = OutputSettings::read(&mut given);
     let admin = admin_listener(&mut given, &ADMIN_LISTEN);
-    let log = log_filter(&mut given);
+    let log = log_settings(&mut given);
     given.refuse_bad()?;
 
     let mut process = Process::start(&log)?;

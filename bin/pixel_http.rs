@@ -6,7 +6,7 @@ use clap::{ArgMatches, Command};
 use pixel::amqp::Broker;
 use pixel::program::options::{
     ADMIN, ADMIN_LISTEN, BROKER, BrokerSettings, Given, HTTP, HttpSettings, LOGS, SPOOL, SpoolSettings,
-    admin_listener, log_filter, with_settings,
+    admin_listener, log_settings, with_settings,
 };
 use pixel::program::{
     Collector, Failure, PATIENCE, Process, exit, healthcheck, listen, listen_for_operators, open_spool,
@@ -43,7 +43,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let broker = BrokerSettings::read(&mut given);
     let spool = SpoolSettings::read(&mut given);
     let admin = admin_listener(&mut given, &ADMIN_LISTEN);
-    let log = log_filter(&mut given);
+    let log = log_settings(&mut given);
     given.refuse_bad()?;
 
     let mut process = Process::start(&log)?;

@@ -7,7 +7,7 @@ use pixel::amqp::Broker;
 use pixel::health::Part;
 use pixel::program::options::{
     BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, STORAGE_ADMIN, STORAGE_ADMIN_LISTEN,
-    admin_listener, log_filter, with_settings,
+    admin_listener, log_settings, with_settings,
 };
 use pixel::program::{
     Failure, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators, replay_broker,
@@ -47,7 +47,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let broker = BrokerSettings::read(&mut given);
     let output = OutputSettings::read(&mut given);
     let admin = admin_listener(&mut given, &STORAGE_ADMIN_LISTEN);
-    let log = log_filter(&mut given);
+    let log = log_settings(&mut given);
     given.refuse_bad()?;
 
     let mut process = Process::start(&log)?;

@@ -2,6 +2,7 @@
 //! that more than one program plugs in.
 
 mod audit;
+mod logger;
 pub mod options;
 mod process;
 mod progress;

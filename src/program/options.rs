@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
+use super::logger::{LogFormat, LogSettings};
 use super::process::Failure;
 use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES};
 use crate::http::ListenerSettings;
@@ -86,6 +87,8 @@ settings! {
     LOG: "log" "PIXEL_LOG" "info" public "FILTER"
         "What is logged: error, warn, info, debug or trace; also by module, as in info,pixel::relay=debug. Where it is \
          unset, RUST_LOG is read";
+    LOG_FORMAT: "log-format" "PIXEL_LOG_FORMAT" "text" public "FORMAT"
+        "How: text, json (an object a line), or journal (for systemd, which adds the time)";
 }
 
 /// What [`HttpSettings`] is made of.
@@ -101,8 +104,8 @@ pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &FORMAT];
 pub static ADMIN: &[&Setting] = &[&ADMIN_LISTEN];
 /// The admin listener of pixel-storage.
 pub static STORAGE_ADMIN: &[&Setting] = &[&STORAGE_ADMIN_LISTEN];
-/// The filter of the log.
-pub static LOGS: &[&Setting] = &[&LOG];
+/// What [`log_settings`] reads.
+pub static LOGS: &[&Setting] = &[&LOG, &LOG_FORMAT];
 
 /// What Compose files and the edges read: not ours, and no mistake.
 static OTHERS: &[&str] = &[
@@ -367,8 +370,13 @@ pub fn admin_listener(given: &mut Given<'_>, setting: &Setting) -> ListenerSetti
     }
 }
 
-/// Reads [`LOG`], or where that is unset `RUST_LOG`: the filter, in env_logger's words.
-pub fn log_filter(given: &mut Given<'_>) -> String {
+/// Reads [`LOGS`].
+pub fn log_settings(given: &mut Given<'_>) -> LogSettings {
+    LogSettings { filter: log_filter(given), format: given.read(&LOG_FORMAT, LogFormat::from_str) }
+}
+
+/// Reads [`LOG`], or where that is unset `RUST_LOG`.
+fn log_filter(given: &mut Given<'_>) -> String {
     let is_default = given.matches.value_source(LOG.flag) == Some(ValueSource::DefaultValue);
     let general = std::env::var("RUST_LOG").ok().filter(|filter| is_default && !filter.is_empty());
     let Some(general) = general else { return given.read(&LOG, filter) };
@@ -434,7 +442,7 @@ mod tests {
         BrokerSettings::read(given);
         OutputSettings::read(given);
         admin_listener(given, &ADMIN_LISTEN);
-        log_filter(given);
+        log_settings(given);
     }
 
     fn command() -> Command {

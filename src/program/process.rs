@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, select};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::logger::{self, LogSettings};
 use crate::health::Health;
 use crate::http::{Handler, Listener, ListenerSettings};
 use crate::limits::{raise_open_files_max, reason_to_restart};
@@ -79,8 +80,8 @@ impl Process {
     ///
     /// # Errors
     /// What the system said.
-    pub fn start(log_filter: &str) -> Result<Process, Failure> {
-        start_log(log_filter);
+    pub fn start(log: &LogSettings) -> Result<Process, Failure> {
+        logger::start(log);
         let (supervisor, problems) = Supervisor::new();
         let asked_to_stop = listen_for_signals(&supervisor)?;
         raise_open_files_max();
@@ -170,16 +171,6 @@ impl Process {
             (Ending::Stop, None) => Ok(()),
         }
     }
-}
-
-/// Starts the log: to stderr, each line with time and level. tiny_http and amiquip are heard only where
-/// the filter names them: what they report as errors, Pixel handles and words itself.
-fn start_log(filter: &str) {
-    let mut builder = env_logger::Builder::new();
-    for library in ["tiny_http", "amiquip"] {
-        builder.filter_module(library, log::LevelFilter::Off);
-    }
-    builder.parse_filters(filter).format_target(false).init();
 }
 
 /// Listens for signals: the first SIGTERM or SIGINT arrives at what is returned, the second ends the process at

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::options::{
-    BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, SPOOL, SpoolSettings, log_filter,
+    BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, SPOOL, SpoolSettings, log_settings,
     with_settings,
 };
 use super::process::{Failure, Process};
@@ -50,7 +50,7 @@ pub fn replay(matches: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(matches);
     let spool = SpoolSettings::read(&mut given);
     let output = OutputSettings::read(&mut given);
-    let log = log_filter(&mut given);
+    let log = log_settings(&mut given);
     given.refuse_bad()?;
     let paths = dead_files(&spool);
     let bytes = paths.iter().map(|path| fs::metadata(path).map_or(0, |metadata| metadata.len())).sum();
@@ -130,7 +130,7 @@ fn written(output: &Path) -> Result<Written, Failure> {
 pub fn replay_broker(matches: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(matches);
     let settings = BrokerSettings::read(&mut given);
-    let log = log_filter(&mut given);
+    let log = log_settings(&mut given);
     given.refuse_bad()?;
     let mut process = Process::start(&log)?;
     let mut broker = Broker::new(settings.urls, settings.queue.clone());

@@ -52,6 +52,31 @@ fn a_variable_that_does_not_exist_and_a_level_that_is_none_are_refused() -> Outc
 }
 
 #[test]
+fn the_log_has_a_form_for_people_machines_and_the_journal() -> Outcome {
+    for (format, is_well) in [
+        (
+            "text",
+            (|line| line.starts_with("[2") && line.contains("Z INFO ] listening on")) as fn(&str) -> bool,
+        ),
+        ("json", |line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+            let said = line["message"].as_str().is_some_and(|said| said.starts_with("listening on http://"));
+            let time = line["time"].as_str().unwrap_or_default();
+            said && line["level"] == "info" && line["component"] == "pixel" && time.len() == 24
+        }),
+        ("journal", |line| line.starts_with("<6>listening on http://")),
+    ] {
+        let mut program = Launch::new("pixel")?.with("log-format", format).start()?;
+        let line = program.wait_for_log("listening on")?;
+        program.stop()?;
+        assert!(is_well(&line), "{format}: {line}");
+    }
+    let (status, _, stderr) = Launch::new("pixel")?.with("log-format", "xml").run()?;
+    assert!(status == 2 && stderr.contains("expected text, json or journal"), "{stderr}");
+    Ok(())
+}
+
+#[test]
 fn the_broker_s_url_may_be_in_a_file() -> Outcome {
     let launch = Launch::new("pixel-http")?;
     let path = launch.folder().join("url");
@@ -105,6 +130,7 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
                 "PIXEL_OUTPUT",
                 "PIXEL_FORMAT",
                 "PIXEL_LOG",
+                "PIXEL_LOG_FORMAT",
             ][..],
         ),
         (
@@ -119,6 +145,7 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
                 "PIXEL_WORKERS",
                 "PIXEL_TRUSTED_PROXIES",
                 "PIXEL_LOG",
+                "PIXEL_LOG_FORMAT",
             ],
         ),
         (
@@ -130,6 +157,7 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
                 "PIXEL_OUTPUT",
                 "PIXEL_FORMAT",
                 "PIXEL_LOG",
+                "PIXEL_LOG_FORMAT",
             ],
         ),
     ] {
