@@ -326,12 +326,11 @@ fn read_closed(file: &dyn DiskFile, path: &Path) -> io::Result<(Vec<FileRecord>,
     Ok((closed, end))
 }
 
-/// Opens the ledger of the output at `path`.
+/// Opens the ledger at `path`.
 ///
 /// # Errors
 /// As for [`LedgerFile::open`].
-pub fn open_beside(output: &Path) -> Result<LedgerFile, LedgerError> {
-    let path = sibling(output, "ledger");
-    let folder = RealFolder::new(folder_of(&path));
+pub fn open_at(path: &Path) -> Result<LedgerFile, LedgerError> {
+    let folder = RealFolder::new(folder_of(path));
     LedgerFile::open(Box::new(folder), path.file_name().unwrap_or_default())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::disk::folder::lock_holder;
-use crate::disk::{folder_of, identity, open_regular, private_file, sibling};
+use crate::disk::{folder_of, identity, open_regular, private_file};
 use crate::record::VisitLogError;
 use crate::stop::Stop;
 
@@ -37,24 +37,24 @@ pub enum Waiting {
 }
 
 impl OutputLock {
-    /// Waits for the lock `<output>.lock`, polling; `None` when the word to stop came before. `waiting` is told, once
+    /// Waits for the lock of `output`, the file at `path`, polling; `None` when the word to stop came before. `waiting` is told, once
     /// each, what it is that is waited for.
     ///
     /// # Errors
     /// What the system said of which file.
     pub fn acquire(
         output: &Path,
+        path: &Path,
         stop: &Stop,
         mut waiting: impl FnMut(Waiting),
     ) -> Result<Option<Self>, String> {
-        let path = sibling(output, "lock");
         let failed = |path: &Path| {
             let path = path.display().to_string();
             move |error| format!("failed to lock `{path}`: {error}")
         };
         let mut told = None;
         while !stop.is_set() {
-            let reason = match Self::try_acquire(&path).map_err(failed(&path))? {
+            let reason = match Self::try_acquire(path).map_err(failed(path))? {
                 None => Waiting::StandingBy,
                 Some(lock) => match is_locked(output).map_err(failed(output))? {
                     None => return Ok(Some(lock)),
@@ -124,6 +124,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::disk::folder::{Folder, RealFolder};
+    use crate::disk::sibling;
     use crate::output::{LedgerFile, read_ledger};
 
     /// What has one of the names that Pixel opens.
@@ -150,7 +151,8 @@ mod tests {
                 for name in ["visits.log", "visits.log.lock"] {
                     let folder = in_the_place_of(name, what);
                     let output = folder.path().join("visits.log");
-                    let locked = OutputLock::acquire(&output, &Stop::default(), |_| ());
+                    let locked =
+                        OutputLock::acquire(&output, &sibling(&output, "lock"), &Stop::default(), |_| ());
                     let problem = locked.err().unwrap_or_else(|| format!("{what}: no error"));
                     let _ = told.send((format!("{name}: {what}"), format!("{name}`: it is"), problem));
                 }

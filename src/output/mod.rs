@@ -13,6 +13,6 @@ mod tests;
 mod verify;
 
 pub use self::file::OutputFile;
-pub use self::ledger::{LedgerContent, LedgerFile, open_beside as open_ledger, read as read_ledger};
+pub use self::ledger::{LedgerContent, LedgerFile, open_at as open_ledger, read as read_ledger};
 pub use self::lock::{OutputLock, Right, Waiting};
 pub use self::verify::{FileAudit, Verdict, verify};

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::options::{Given, OutputSettings};
 use super::process::Failure;
 use super::progress::bar;
-use crate::disk::sibling;
 use crate::output::{FileAudit, LedgerContent, Verdict, read_ledger, verify};
 use crate::record::{Audit, FileRecord, InSpool, Mark, Sequences, Written};
 use crate::spool::{Waiting, waiting};
@@ -99,13 +98,13 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
         let numbers = other.written.spools().iter().map(|(id, spooled)| (*id, spooled.written.clone()));
         add(&mut elsewhere, numbers);
     }
-    let ledger = ledger_of(&sibling(&output.path, "ledger"))?;
+    let ledger = ledger_of(&output.ledger)?;
     let numbers = Audit::of(&ledger.written, &spools, &elsewhere);
     let quick = matches.get_flag("quick");
     if ledger.lacking > 0 && !quick {
         return Err(Failure::Settings(format!(
             "`{}.files` lacks {} records of rotated files: those cannot be checked",
-            sibling(&output.path, "ledger").display(),
+            output.ledger.display(),
             ledger.lacking
         )));
     }

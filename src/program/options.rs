@@ -16,6 +16,7 @@ use clap::{Arg, ArgMatches, Command};
 use super::logger::{LogFormat, LogSettings};
 use super::process::Failure;
 use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES};
+use crate::disk::sibling;
 use crate::http::ListenerSettings;
 use crate::visit::client_ip::TrustedProxies;
 use crate::visit::lines::LineFormat;
@@ -77,7 +78,9 @@ settings! {
     QUEUE: "queue" "PIXEL_QUEUE" "pixel.visits" public "QUEUE"
         "The queue, and the exchange of the same name; its dead letters are in QUEUE.dead";
     OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
-        "The file that visits are appended to; its lock and its ledger are beside it";
+        "The file that visits are appended to";
+    STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
+        "Where the output's lock and ledger are, the same for all who write it; beside it unless set";
     FORMAT: "format" "PIXEL_FORMAT" "pipe" public "FORMAT"
         "How a visit is written: pipe, combined (Apache's) or ndjson";
     ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8081" public "ADDRESS:PORT"
@@ -99,7 +102,7 @@ pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 /// What [`BrokerSettings`] is made of.
 pub static BROKER: &[&Setting] = &[&AMQP_URL, &QUEUE];
 /// What [`OutputSettings`] is made of.
-pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &FORMAT];
+pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT];
 /// The admin listener of the programs that take visits.
 pub static ADMIN: &[&Setting] = &[&ADMIN_LISTEN];
 /// The admin listener of pixel-storage.
@@ -331,6 +334,10 @@ impl BrokerSettings {
 pub struct OutputSettings {
     /// A regular file, or one that is not there yet.
     pub path: PathBuf,
+    /// The file that who writes it holds locked.
+    pub lock: PathBuf,
+    /// The file that says what is written.
+    pub ledger: PathBuf,
     /// How a visit is written to it.
     pub format: LineFormat,
 }
@@ -350,7 +357,16 @@ impl OutputSettings {
             Ok(found) if !found.is_file() => given.note(&OUTPUT, &"it is there, and is no regular file"),
             _ => {}
         }
-        OutputSettings { path: output, format: given.read(&FORMAT, LineFormat::from_str) }
+        let state = match given.read(&STATE_DIR, path) {
+            beside if beside.as_os_str().is_empty() => output.clone(),
+            folder => folder.join(output.file_name().unwrap_or_default()),
+        };
+        OutputSettings {
+            lock: sibling(&state, "lock"),
+            ledger: sibling(&state, "ledger"),
+            path: output,
+            format: given.read(&FORMAT, LineFormat::from_str),
+        }
     }
 
     /// Whether it is the one that is written to where none is named.

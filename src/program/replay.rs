@@ -14,7 +14,6 @@ use super::process::{Failure, Process};
 use super::progress::Progress;
 use super::writer::Writer;
 use crate::amqp::Broker;
-use crate::disk::sibling;
 use crate::output::read_ledger;
 use crate::record::{DeadFiles, Forecast, Written, read_dead_file};
 use crate::spool::Spool;
@@ -60,7 +59,7 @@ pub fn replay(matches: &ArgMatches) -> Result<(), Failure> {
     }
     let mut progress = Progress::new("bytes of dead letters", bytes);
     if matches.get_flag(DRY_RUN) {
-        let mut forecast = Forecast::new(written(&output.path)?);
+        let mut forecast = Forecast::new(written(&output.ledger)?);
         for path in &paths {
             let read = read_dead_file(path, |batch| {
                 forecast.add(batch);
@@ -111,9 +110,8 @@ pub fn dead_letters(folder: &Path) -> PathBuf {
     folder.join("dead.ndjson")
 }
 
-fn written(output: &Path) -> Result<Written, Failure> {
-    let ledger = sibling(output, "ledger");
-    match read_ledger(&ledger) {
+fn written(ledger: &Path) -> Result<Written, Failure> {
+    match read_ledger(ledger) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Failure::Runtime(format!("failed to read the ledger `{}`: {error}", ledger.display())))
         }

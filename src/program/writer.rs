@@ -7,7 +7,7 @@ use super::options::OutputSettings;
 use super::process::Process;
 use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
-use crate::disk::{folder_of, keep_names, sibling};
+use crate::disk::{folder_of, keep_names};
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
@@ -88,7 +88,7 @@ impl Writer {
         let waiting = |reason| match reason {
             Waiting::StandingBy => {
                 self.health.stand_by(true);
-                log::info!("standing by: another process has `{}`", sibling(output, "lock").display());
+                log::info!("standing by: another process has `{}`", self.output.lock.display());
             }
             Waiting::OutputLocked(holder) => {
                 let holder = holder.unwrap_or_else(|| "another process".into());
@@ -98,10 +98,10 @@ impl Writer {
                 log::warn!("{problem}; waiting for it");
             }
         };
-        let lock = OutputLock::acquire(output, &self.stop, waiting);
+        let lock = OutputLock::acquire(output, &self.output.lock, &self.stop, waiting);
         self.health.stand_by(false);
         let Some(lock) = lock? else { return Ok(None) };
-        let ledger = open_ledger(output).map_err(|error| error.to_string())?;
+        let ledger = open_ledger(&self.output.ledger).map_err(|error| error.to_string())?;
         Ok(Some((lock, ledger)))
     }
 }

@@ -144,6 +144,28 @@ fn an_output_that_nobody_names_is_in_a_folder_that_is_made() -> Outcome {
 }
 
 #[test]
+fn lock_and_ledger_may_be_in_a_folder_of_their_own() -> Outcome {
+    let launch = Embedded::launch()?;
+    let (state, spool) = (launch.folder().join("state"), launch.folder().join("spool"));
+    fs::create_dir(&state)?;
+    let launch = launch.with("state-dir", &state);
+    let mut system = Embedded::of(&launch)?;
+    system.visit(&[])?;
+    system.output.wait_for_lines(1)?;
+    system.pixel.stop()?;
+    let names: std::collections::BTreeSet<_> =
+        fs::read_dir(&state)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
+    assert!(names.iter().eq(["visits.log.ledger", "visits.log.lock"]), "{names:?}");
+    assert!(!system.output.ledger().exists());
+    let state = state.to_string_lossy().into_owned();
+    let arguments = ["--state-dir", &state, "--spool-dir", &spool.to_string_lossy()];
+    let (status, text) = system.output.audit_says(&arguments)?;
+    assert!(status == 0 && text.contains("1 written"), "{text}");
+    assert_eq!(system.output.audit_says(&[])?.0, 2, "there is no ledger beside it");
+    Ok(())
+}
+
+#[test]
 fn the_output_may_be_renamed_removed_and_truncated() -> Outcome {
     let mut system = Embedded::with(|launch| launch.with("format", "pipe"))?;
     let output = system.output.clone();
