@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use pixel::program::options::{
-    ADMIN, ADMIN_LISTEN, Given, HTTP, HttpSettings, LOGS, OUTPUTS, OutputSettings, SPOOL, SpoolSettings,
-    admin_listener, log_settings, with_settings,
+    ADMIN, ADMIN_LISTEN, AdminSettings, Given, HTTP, HttpSettings, LOGS, OUTPUTS, OutputSettings, SPOOL,
+    SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Embedded, Failure, PATIENCE, Process, Writer, audit, dead_letters, exit, healthcheck, listen,
-    listen_for_operators, open_spool, replay, replay_command, with_audit_arguments,
+    Embedded, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, exit, healthcheck,
+    listen, listen_for_operators, open_spool, replay, replay_command, with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -27,6 +27,7 @@ fn command() -> Command {
         .subcommand(with_settings(Command::new("run").about("Take visits and write them; what plain `pixel` does"), all))
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_command())
+        .subcommand(check_command(all))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -39,19 +40,36 @@ fn main() -> ExitCode {
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel audit", audit(given)),
         Some(("replay", given)) => exit("pixel replay", replay(given)),
+        Some(("check", given)) => exit("pixel check", check(given, Settings::read)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),
         Some((_, given)) => exit("pixel", run(given)),
         None => exit("pixel", run(&given)),
     }
 }
 
+struct Settings {
+    http: HttpSettings,
+    spool: SpoolSettings,
+    output: OutputSettings,
+    admin: AdminSettings,
+    log: LogSettings,
+}
+
+impl Settings {
+    fn read(given: &mut Given<'_>) -> Self {
+        Settings {
+            http: HttpSettings::read(given),
+            spool: SpoolSettings::read(given),
+            output: OutputSettings::read(given),
+            admin: AdminSettings::read(given, &ADMIN_LISTEN),
+            log: log_settings(given),
+        }
+    }
+}
+
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
-    let http = HttpSettings::read(&mut given);
-    let spool = SpoolSettings::read(&mut given);
-    let output = OutputSettings::read(&mut given);
-    let admin = admin_listener(&mut given, &ADMIN_LISTEN);
-    let log = log_settings(&mut given);
+    let Settings { http, spool, output, admin, log } = Settings::read(&mut given);
     given.refuse_bad()?;
 
     let mut process = Process::start(&log)?;

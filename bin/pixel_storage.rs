@@ -6,12 +6,12 @@ use clap::{ArgMatches, Command};
 use pixel::amqp::Broker;
 use pixel::health::Part;
 use pixel::program::options::{
-    BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, STORAGE_ADMIN, STORAGE_ADMIN_LISTEN,
-    admin_listener, log_settings, with_settings,
+    AdminSettings, BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, STORAGE_ADMIN,
+    STORAGE_ADMIN_LISTEN, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Failure, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators, replay_broker,
-    replay_broker_command, with_audit_arguments,
+    Failure, LogSettings, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators,
+    replay_broker, replay_broker_command, with_audit_arguments,
 };
 
 /// As in `pixel`, which says why.
@@ -19,17 +19,19 @@ use pixel::program::{
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn command() -> Command {
+    let all: &[_] = &[BROKER, OUTPUTS, STORAGE_ADMIN, LOGS];
     let command = Command::new("pixel-storage")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Consumes visits from RabbitMQ and appends each to a file, exactly once")
         .args_conflicts_with_subcommands(true)
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_broker_command())
+        .subcommand(check_command(all))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[STORAGE_ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
         );
-    with_settings(command, &[BROKER, OUTPUTS, STORAGE_ADMIN, LOGS])
+    with_settings(command, all)
 }
 
 fn main() -> ExitCode {
@@ -37,17 +39,33 @@ fn main() -> ExitCode {
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel-storage audit", audit(given)),
         Some(("replay", given)) => exit("pixel-storage replay", replay_broker(given)),
+        Some(("check", given)) => exit("pixel-storage check", check(given, Settings::read)),
         Some((_, given)) => healthcheck("pixel-storage", given, &STORAGE_ADMIN_LISTEN),
         None => exit("pixel-storage", run(&given)),
     }
 }
 
+struct Settings {
+    broker: BrokerSettings,
+    output: OutputSettings,
+    admin: AdminSettings,
+    log: LogSettings,
+}
+
+impl Settings {
+    fn read(given: &mut Given<'_>) -> Self {
+        Settings {
+            broker: BrokerSettings::read(given),
+            output: OutputSettings::read(given),
+            admin: AdminSettings::read(given, &STORAGE_ADMIN_LISTEN),
+            log: log_settings(given),
+        }
+    }
+}
+
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
-    let broker = BrokerSettings::read(&mut given);
-    let output = OutputSettings::read(&mut given);
-    let admin = admin_listener(&mut given, &STORAGE_ADMIN_LISTEN);
-    let log = log_settings(&mut given);
+    let Settings { broker, output, admin, log } = Settings::read(&mut given);
     given.refuse_bad()?;
 
     let mut process = Process::start(&log)?;

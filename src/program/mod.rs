@@ -2,6 +2,7 @@
 //! that more than one program plugs in.
 
 mod audit;
+mod config_file;
 mod logger;
 pub mod options;
 mod process;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 pub use self::audit::{audit, with_arguments as with_audit_arguments};
+pub use self::logger::LogSettings;
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
 pub use self::replay::{dead_letters, replay, replay_broker, replay_broker_command, replay_command};
 pub use self::status::{Collector, Embedded, Storage};
@@ -22,8 +24,8 @@ pub use self::writer::Writer;
 
 use clap::ArgMatches;
 
-use self::options::{Given, HttpSettings, Setting, SpoolSettings, admin_listener};
-use crate::http::{Admin, Listener, ListenerSettings, Pixel, Status, Track, ask_ready};
+use self::options::{AdminSettings, Given, HttpSettings, Setting, SpoolSettings};
+use crate::http::{Admin, Listener, Pixel, Status, Track, ask_ready};
 use crate::limits::warn_of_few_files;
 use crate::spool::Spool;
 
@@ -63,21 +65,21 @@ pub fn listen(settings: HttpSettings, spool: &Arc<Spool>, process: &Process) -> 
 /// # Errors
 /// What the system said to the address.
 pub fn listen_for_operators(
-    settings: ListenerSettings,
+    settings: AdminSettings,
     status: impl Status + 'static,
     process: &Process,
 ) -> Result<SocketAddr, Failure> {
     let admin = Admin { metrics: process.metrics.clone(), status: Box::new(status) };
-    let listener = process.listen(settings, Arc::new(admin))?;
+    let listener = process.listen(settings.listener, Arc::new(admin))?;
     log::info!("/healthz, /readyz and /metrics on http://{}", listener.address());
     Ok(listener.address())
 }
 
 /// Asks the running program whether it is ready: for a container's health check.
 #[expect(clippy::print_stdout, reason = "the answer is what it is asked for")]
-pub fn healthcheck(program: &str, given: &ArgMatches, setting: &Setting) -> ExitCode {
+pub fn healthcheck(program: &str, given: &ArgMatches, setting: &'static Setting) -> ExitCode {
     let mut given = Given::new(given);
-    let admin = admin_listener(&mut given, setting);
-    let asked = given.refuse_bad().and_then(|()| ask_ready(admin.listen).map_err(Failure::Runtime));
+    let admin = AdminSettings::read(&mut given, setting);
+    let asked = given.refuse_bad().and_then(|()| ask_ready(admin.listener.listen).map_err(Failure::Runtime));
     exit(program, asked.map(|state| println!("{state}")))
 }

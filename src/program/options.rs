@@ -3,6 +3,7 @@
 //! They are validated by hand and not by clap: so all that is wrong is said at once, an empty value counts as
 //! absent, and a secret is never echoed.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
+use super::config_file;
 use super::logger::{LogFormat, LogSettings};
 use super::process::Failure;
 use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES};
@@ -87,6 +89,8 @@ settings! {
         "Address of /healthz, /readyz and /metrics; not for the public";
     STORAGE_ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8082" public "ADDRESS:PORT"
         "Address of /healthz, /readyz and /metrics; not for the public";
+    CONFIG: "config" "PIXEL_CONFIG" "" public "FILE"
+        "A file of settings (TOML): these variables' names without PIXEL_, as in listen = \"0.0.0.0:8080\"";
     LOG: "log" "PIXEL_LOG" "info" public "FILTER"
         "What is logged: error, warn, info, debug or trace; also by module, as in info,pixel::relay=debug. Where it is \
          unset, RUST_LOG is read";
@@ -153,61 +157,136 @@ pub fn with_settings(command: Command, groups: &[&[&'static Setting]]) -> Comman
             .value_name(setting.value)
             .help(setting.help)
     };
-    command.args(groups.iter().flat_map(|group| group.iter()).map(argument))
+    let settings = groups.iter().flat_map(|group| group.iter());
+    command.args(settings.map(argument)).arg(argument(&&CONFIG))
+}
+
+/// The command that says what counts, and why, and starts nothing.
+pub fn check_command(groups: &[&[&'static Setting]]) -> Command {
+    with_settings(Command::new("check"), groups)
+        .about("Print every setting and where it is from, and name what is wrong; start nothing")
+}
+
+/// Does what [`check_command`] says, of the settings that `read` reads.
+///
+/// # Errors
+/// As for [`Given::refuse_bad`].
+pub fn check<T>(matches: &ArgMatches, read: impl FnOnce(&mut Given<'_>) -> T) -> Result<(), Failure> {
+    let mut given = Given::new(matches);
+    read(&mut given);
+    given.show()
+}
+
+/// Where a value comes from.
+enum Source {
+    Flag,
+    Variable(String),
+    File,
+    Default,
 }
 
 /// The values that were given, and what is wrong with them.
 pub struct Given<'a> {
     matches: &'a ArgMatches,
+    // What the file of settings has, by variable.
+    file: BTreeMap<String, String>,
+    // What was read so far.
+    read: Vec<(&'static Setting, String, Source)>,
     problems: Vec<String>,
 }
 
 impl<'a> Given<'a> {
-    /// Nothing is wrong yet, but for variables that no program knows.
+    /// Nothing is wrong yet, but for what no program knows, and a file of settings that cannot be read.
     pub fn new(matches: &'a ArgMatches) -> Self {
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-        Given { matches, problems: names.filter_map(|name| unknown(&name)).collect() }
+        let problems = names.filter_map(|name| unknown(&name)).collect();
+        let mut given = Given { matches, file: BTreeMap::new(), read: Vec::new(), problems };
+        let path = given.given(&CONFIG).map(|(path, _)| path);
+        match path.as_deref().map_or(Ok(BTreeMap::new()), config_file::read) {
+            Ok(file) => given.file = file,
+            Err(problem) => given.note(&CONFIG, &problem),
+        }
+        let unknown = given.file.keys().filter_map(|name| unknown(name));
+        given.problems.extend(unknown.collect::<Vec<_>>());
+        given
     }
 
-    /// The text that was given for a setting; of a secret, maybe in the file that `<variable>_FILE` names.
-    fn text(&mut self, setting: &Setting) -> Option<String> {
-        let given = self.matches.get_one::<String>(setting.flag).filter(|given| !given.is_empty());
-        let is_default = self.matches.value_source(setting.flag) == Some(ValueSource::DefaultValue);
+    /// What was given for a setting on the command line, or in the environment.
+    fn given(&self, setting: &Setting) -> Option<(String, Source)> {
+        let text = self.matches.get_one::<String>(setting.flag).filter(|text| !text.is_empty())?.clone();
+        match self.matches.value_source(setting.flag)? {
+            ValueSource::CommandLine => Some((text, Source::Flag)),
+            ValueSource::EnvVariable => Some((text, Source::Variable(setting.variable.into()))),
+            _ => None,
+        }
+    }
+
+    /// The text that counts for a setting, and where it is from: the command line, the environment (of a secret, maybe
+    /// the file that `<variable>_FILE` names), the file of settings. None where its default counts.
+    fn text(&mut self, setting: &Setting) -> Option<(String, Source)> {
+        let given = self.given(setting);
         let variable = format!("{}_FILE", setting.variable);
         let path = std::env::var_os(&variable).filter(|path| setting.is_secret && !path.is_empty());
-        let Some(path) = path else { return given.cloned() };
-        if !is_default {
-            self.problems
-                .push(format!("{} and {variable} are given: one of them is enough", setting.variable));
-            return None;
-        }
-        match fs::read_to_string(&path) {
-            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_string()),
-            Err(error) => {
-                self.problems.push(format!("{variable} is `{}`: {error}", path.display()));
+        match (given, path) {
+            (Some(_), Some(_)) => {
+                let problem = format!("{} and {variable} are given: one of them is enough", setting.variable);
+                self.problems.push(problem);
                 None
+            }
+            (Some(given), None) => Some(given),
+            (None, Some(path)) => match fs::read_to_string(&path) {
+                Ok(text) => Some((text.trim_end_matches(['\r', '\n']).into(), Source::Variable(variable))),
+                Err(error) => {
+                    self.problems.push(format!("{variable} is `{}`: {error}", path.display()));
+                    None
+                }
+            },
+            (None, None) => {
+                let text = self.file.get(setting.variable).filter(|text| !text.is_empty())?;
+                Some((text.clone(), Source::File))
             }
         }
     }
 
     /// Reads a setting. What is wrong with it is noted, and then its default is returned, which nobody uses:
     /// [`Given::refuse_bad`] comes first.
-    fn read<T, E: Display>(&mut self, setting: &Setting, read: impl Fn(&str) -> Result<T, E>) -> T {
-        let outcome = self.text(setting).map(|given| read(&given));
-        match outcome {
-            Some(Ok(value)) => return value,
-            Some(Err(problem)) => self.note(setting, &problem),
-            None => {}
-        }
-        let default = read(setting.default);
-        default.map_err(|error| error.to_string()).expect("a test reads every default")
+    fn read<T, E: Display>(&mut self, setting: &'static Setting, read: impl Fn(&str) -> Result<T, E>) -> T {
+        let (text, source) = self.text(setting).unwrap_or((setting.default.into(), Source::Default));
+        let outcome = read(&text);
+        self.read.push((setting, text, source));
+        outcome.unwrap_or_else(|problem| {
+            self.note(setting, &problem);
+            let default = read(setting.default);
+            default.map_err(|error| error.to_string()).expect("a test reads every default")
+        })
     }
 
     fn note(&mut self, setting: &Setting, problem: &dyn Display) {
         let Setting { flag, variable, is_secret, .. } = setting;
-        let value = self.matches.get_one::<String>(flag).filter(|_| !is_secret);
+        let read =
+            self.read.iter().rev().find(|(read, ..)| read.flag == *flag).map(|(_, text, _)| text.clone());
+        let value = read.or_else(|| self.given(setting).map(|(text, _)| text)).filter(|_| !is_secret);
         let shown = value.map(|value| format!(" is `{value}`")).unwrap_or_default();
         self.problems.push(format!("--{flag} ({variable}){shown}: {problem}"));
+    }
+
+    /// Ends the reading by saying what counts for each setting, and why: for `check`.
+    ///
+    /// # Errors
+    /// As for [`Given::refuse_bad`].
+    #[expect(clippy::print_stdout, reason = "it is what was asked for")]
+    fn show(self) -> Result<(), Failure> {
+        for (setting, text, source) in &self.read {
+            let text = if setting.is_secret && !matches!(source, Source::Default) { "***" } else { text };
+            let source = match source {
+                Source::Flag => format!("--{}", setting.flag),
+                Source::Variable(name) => name.clone(),
+                Source::File => self.given(&CONFIG).map_or_else(String::new, |(path, _)| path),
+                Source::Default => "default".into(),
+            };
+            println!("{} = {text}  # {source}", setting.variable);
+        }
+        self.refuse_bad()
     }
 
     /// Ends the reading.
@@ -375,14 +454,24 @@ impl OutputSettings {
     }
 }
 
-/// Reads the admin listener: `setting` is [`ADMIN_LISTEN`] or [`STORAGE_ADMIN_LISTEN`].
-pub fn admin_listener(given: &mut Given<'_>, setting: &Setting) -> ListenerSettings {
-    ListenerSettings {
-        name: "admin",
-        listen: given.read(setting, address),
-        workers: 1,
-        read_timeout: ADMIN_TIMEOUT,
-        write_timeout: ADMIN_TIMEOUT,
+/// The admin listener.
+#[derive(Debug)]
+pub struct AdminSettings {
+    /// Its address, and how long it waits for its clients.
+    pub(super) listener: ListenerSettings,
+}
+
+impl AdminSettings {
+    /// Reads `setting`, which is [`ADMIN_LISTEN`] or [`STORAGE_ADMIN_LISTEN`].
+    pub fn read(given: &mut Given<'_>, setting: &'static Setting) -> Self {
+        let listener = ListenerSettings {
+            name: "admin",
+            listen: given.read(setting, address),
+            workers: 1,
+            read_timeout: ADMIN_TIMEOUT,
+            write_timeout: ADMIN_TIMEOUT,
+        };
+        AdminSettings { listener }
     }
 }
 
@@ -393,12 +482,14 @@ pub fn log_settings(given: &mut Given<'_>) -> LogSettings {
 
 /// Reads [`LOG`], or where that is unset `RUST_LOG`.
 fn log_filter(given: &mut Given<'_>) -> String {
-    let is_default = given.matches.value_source(LOG.flag) == Some(ValueSource::DefaultValue);
-    let general = std::env::var("RUST_LOG").ok().filter(|filter| is_default && !filter.is_empty());
-    let Some(general) = general else { return given.read(&LOG, filter) };
+    let general = std::env::var("RUST_LOG").ok().filter(|general| !general.is_empty());
+    let Some(general) = general.filter(|_| given.text(&LOG).is_none()) else {
+        return given.read(&LOG, filter);
+    };
     if let Err(problem) = filter(&general) {
         given.problems.push(format!("RUST_LOG is `{general}`: {problem}"));
     }
+    given.read.push((&LOG, general.clone(), Source::Variable("RUST_LOG".into())));
     general
 }
 
@@ -457,7 +548,7 @@ mod tests {
         SpoolSettings::read(given);
         BrokerSettings::read(given);
         OutputSettings::read(given);
-        admin_listener(given, &ADMIN_LISTEN);
+        AdminSettings::read(given, &ADMIN_LISTEN);
         log_settings(given);
     }
 
@@ -470,7 +561,7 @@ mod tests {
         let matches = command().get_matches_from(["pixel"]);
         let mut given = Given::new(&matches);
         all_of(&mut given);
-        admin_listener(&mut given, &STORAGE_ADMIN_LISTEN);
+        AdminSettings::read(&mut given, &STORAGE_ADMIN_LISTEN);
         // Whatever stands at the default output on this machine.
         given.problems.retain(|problem| !problem.starts_with("--output"));
         assert!(given.refuse_bad().is_ok());

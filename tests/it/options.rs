@@ -52,6 +52,51 @@ fn a_variable_that_does_not_exist_and_a_level_that_is_none_are_refused() -> Outc
 }
 
 #[test]
+fn settings_may_be_in_a_file_and_check_says_what_counts() -> Outcome {
+    let launch = Launch::new("pixel-http")?;
+    let path = launch.folder().join("pixel.toml");
+    std::fs::write(
+        &path,
+        "queue = \"of.the.file\"\nworkers = 3\namqp-url = [\"amqp://u:sesame@a\", \"amqp://b\"]\n",
+    )?;
+    let launch = launch.variable("PIXEL_CONFIG", &path.to_string_lossy()).with("workers", "2");
+    let check = launch.clone().argument("check").argument("--spool-slots").argument("7");
+    let (status, stdout, stderr) = check.run()?;
+    assert_eq!(status, 0, "{stderr}");
+    for line in [
+        format!("PIXEL_QUEUE = of.the.file  # {}", path.display()),
+        format!("PIXEL_AMQP_URL = ***  # {}", path.display()),
+        "PIXEL_WORKERS = 2  # PIXEL_WORKERS".into(),
+        "PIXEL_SPOOL_SLOTS = 7  # --spool-slots".into(),
+        "PIXEL_FORMAT".into(),
+        "PIXEL_PATH = /track  # default".into(),
+    ] {
+        assert_eq!(stdout.contains(&line), line != "PIXEL_FORMAT", "{line}: {stdout}");
+    }
+    assert!(!stdout.contains("sesame") && !launch.folder().join("spool").exists());
+    let mut program = launch.start()?;
+    program.wait_for_log("queue of.the.file")?;
+    program.stop()?;
+
+    for (text, said) in [
+        ("quue = \"x\"", "PIXEL_QUUE: there is no such variable; was PIXEL_QUEUE meant?"),
+        ("queue = true", "`queue` is a boolean"),
+        ("queue", "--config (PIXEL_CONFIG) is `"),
+        ("spool-slots = 0", "--spool-slots (PIXEL_SPOOL_SLOTS) is `0`"),
+    ] {
+        std::fs::write(&path, text)?;
+        for launch in [&launch, &launch.clone().argument("check")] {
+            let (status, _, stderr) = launch.run()?;
+            assert!(status == 2 && stderr.contains(said), "{text}: {status}, {stderr}");
+        }
+    }
+    std::fs::remove_file(&path)?;
+    let (status, _, stderr) = launch.run()?;
+    assert!(status == 2 && stderr.contains("No such file"), "{stderr}");
+    Ok(())
+}
+
+#[test]
 fn the_log_has_a_form_for_people_machines_and_the_journal() -> Outcome {
     for (format, is_well) in [
         (
