@@ -161,7 +161,7 @@ impl Shared {
 
     /// Reads the body of a request on a thread of its own, then has the request handled.
     fn read_aside(self: &Arc<Self>, mut request: Request) {
-        let Some(reading) = Reading::begin(self, request.peer()) else {
+        let Some(reading) = OccupiedReader::begin(self, request.peer()) else {
             return self.turned_away.add(request, BUSY.last_bytes(), &self.slow.given_up);
         };
         // Where no thread is to be had, the request is dropped, and gives its connection up.
@@ -200,16 +200,16 @@ fn refusal(fault: Fault) -> Answer {
 }
 
 /// One of the bodies that are being read.
-struct Reading(Arc<Shared>, SocketAddr);
+struct OccupiedReader(Arc<Shared>, SocketAddr);
 
-impl Reading {
+impl OccupiedReader {
     fn begin(shared: &Arc<Shared>, peer: SocketAddr) -> Option<Self> {
         let deadline = Instant::now() + body::LINGER_MAX;
-        shared.readers.begin(peer, deadline).then(|| Reading(shared.clone(), peer))
+        shared.readers.begin(peer, deadline).then(|| OccupiedReader(shared.clone(), peer))
     }
 }
 
-impl Drop for Reading {
+impl Drop for OccupiedReader {
     fn drop(&mut self) {
         self.0.readers.end(self.1);
     }
