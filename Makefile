@@ -21,7 +21,7 @@ help: ## Show this list
 run: ## Build Pixel and start it on this machine
 	@cargo build --release --locked --bin pixel
 	@echo
-	@echo '  try    curl -i http://127.0.0.1:8080/track'
+	@echo '  try    curl -o /dev/null -D - http://127.0.0.1:8080/track'
 	@echo '  watch  tail -F pixel-data/visits.log'
 	@echo '  paste  <img src="http://127.0.0.1:8080/track" alt="" width="1" height="1">'
 	@echo

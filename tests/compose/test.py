@@ -244,7 +244,7 @@ def up_ends_with_every_part_healthy_and_says_where_to_look(stack):
     print(f"    first pixel after {first_pixel[0]:.1f} s, all healthy after {seconds:.1f} s")
     print("\n".join("    " + line for line in stack.compose("ps").splitlines()))
     print(run("docker", "images", "--format", "    {{.Repository}}:{{.Tag}} {{.Size}}", "--filter", "reference=pixel-*"))
-    assert f"curl -i http://127.0.0.1:{stack.port}/track" in said, said
+    assert f"curl -o /dev/null -D - http://127.0.0.1:{stack.port}/track" in said, said
     assert f"{stack.visits}/visits.log" in said, said
     stack.wait_healthy()
     stack.line_of("https://first.example/")
