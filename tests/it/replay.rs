@@ -173,7 +173,7 @@ fn the_broker_s_dead_letters_go_through_the_queue_again_once() -> Outcome {
     assert_eq!(sequences(&services.output)?, [None, Some(5)]);
     storage.stop()?;
     let report = services.output.audit()?.1;
-    assert_eq!(report["producers"][0]["dead"], serde_json::json!([[6, 6]]), "{report}");
+    assert_eq!(report["producers"][0]["dead"], serde_json::json!([[6, 8]]), "{report}");
     Ok(())
 }
 
