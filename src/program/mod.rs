@@ -3,11 +3,13 @@
 
 mod audit;
 mod config_file;
+mod given;
 mod logger;
 pub mod options;
 mod process;
 mod progress;
 mod replay;
+mod settings;
 mod status;
 mod writer;
 

@@ -1,0 +1,178 @@
+//! The settings of all programs: one row each, from which flag, variable, default and help come.
+
+/// One option: a flag, and the environment variable that counts where the flag is absent.
+#[derive(Debug)]
+pub struct Setting {
+    /// Without its two dashes.
+    pub(super) flag: &'static str,
+    pub(super) variable: &'static str,
+    pub(super) default: &'static str,
+    /// Whether its value is kept out of every message.
+    pub(super) is_secret: bool,
+    /// What stands for the value in `--help`.
+    pub(super) value: &'static str,
+    pub(super) help: &'static str,
+}
+
+macro_rules! settings {
+    ($($name:ident: $flag:literal $variable:literal $default:literal $secrecy:ident $value:literal $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub static $name: Setting = Setting {
+                flag: $flag,
+                variable: $variable,
+                default: $default,
+                is_secret: settings!($secrecy),
+                value: $value,
+                help: $help,
+            };
+        )*
+        static ALL: &[&Setting] = &[$(&$name),*];
+    };
+    (secret) => { true };
+    (public) => { false };
+}
+
+settings! {
+    LISTEN: "listen" "PIXEL_LISTEN" "127.0.0.1:8080" public "ADDRESS:PORT"
+        "Address of the pixel";
+    PATH: "path" "PIXEL_PATH" "/track" public "PATH"
+        "Where the pixel is, with and without .gif: another name, for visitors whose filters know this one";
+    WORKERS: "workers" "PIXEL_WORKERS" "4" public "NUMBER"
+        "Threads that handle requests: at most one per core, at least two";
+    TRUSTED_PROXIES: "trusted-proxies" "PIXEL_TRUSTED_PROXIES" "" public "CIDRS"
+        "Proxies whose X-Forwarded-For or Forwarded is believed, as in 10.0.0.0/8,127.0.0.1";
+    READ_TIMEOUT_MS: "read-timeout-ms" "PIXEL_READ_TIMEOUT_MS" "10000" public "MS"
+        "A connection that says nothing for this long is closed";
+    WRITE_TIMEOUT_MS: "write-timeout-ms" "PIXEL_WRITE_TIMEOUT_MS" "10000" public "MS"
+        "A client that takes nothing of its answers for this long is given up";
+    SPOOL_DIR: "spool-dir" "PIXEL_SPOOL_DIR" "pixel-data/spool" public "FOLDER"
+        "Folder of the visits that are not written yet; one for each process";
+    SPOOL_MAX_BYTES: "spool-max-bytes" "PIXEL_SPOOL_MAX_BYTES" "1073741824" public "BYTES"
+        "Past this, visits are answered with 503 until older ones are written";
+    SPOOL_SLOTS: "spool-slots" "PIXEL_SPOOL_SLOTS" "1" public "NUMBER"
+        "How many processes may share the folder; each takes a free subfolder 0, 1, …";
+    AMQP_URL: "amqp-url" "PIXEL_AMQP_URL" "amqp://guest:guest@127.0.0.1:5672/%2f" secret "URLS"
+        "The broker; a comma-separated list is a cluster, tried in turn. amqps:// is TLS";
+    QUEUE: "queue" "PIXEL_QUEUE" "pixel.visits" public "QUEUE"
+        "The queue, and the exchange of the same name; its dead letters are in QUEUE.dead";
+    OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
+        "The file that visits are appended to";
+    STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
+        "Where the output's lock and ledger are, the same for all who write it; beside it unless set";
+    FORMAT: "format" "PIXEL_FORMAT" "pipe" public "FORMAT"
+        "How a visit is written: pipe, combined (Apache's) or ndjson";
+    ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8081" public "ADDRESS:PORT"
+        "Address of /healthz, /readyz and /metrics; not for the public";
+    STORAGE_ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8082" public "ADDRESS:PORT"
+        "Address of /healthz, /readyz and /metrics; not for the public";
+    CONFIG: "config" "PIXEL_CONFIG" "" public "FILE"
+        "A file of settings (TOML): these variables' names without PIXEL_, as in listen = \"0.0.0.0:8080\"";
+    LOG: "log" "PIXEL_LOG" "info" public "FILTER"
+        "What is logged: error, warn, info, debug or trace; also by module, as in info,pixel::relay=debug. Where it is \
+         unset, RUST_LOG is read";
+    LOG_FORMAT: "log-format" "PIXEL_LOG_FORMAT" "text" public "FORMAT"
+        "How: text, json (an object a line), or journal (for systemd, which adds the time)";
+}
+
+/// Of the public listener.
+pub static HTTP: &[&Setting] =
+    &[&LISTEN, &PATH, &WORKERS, &TRUSTED_PROXIES, &READ_TIMEOUT_MS, &WRITE_TIMEOUT_MS];
+/// Of the spool.
+pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
+/// Of the broker.
+pub static BROKER: &[&Setting] = &[&AMQP_URL, &QUEUE];
+/// Of the output.
+pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT];
+/// Of the admin listener of the programs that take visits.
+pub static ADMIN: &[&Setting] = &[&ADMIN_LISTEN];
+/// Of the admin listener of pixel-storage.
+pub static STORAGE_ADMIN: &[&Setting] = &[&STORAGE_ADMIN_LISTEN];
+/// Of the log.
+pub static LOGS: &[&Setting] = &[&LOG, &LOG_FORMAT];
+
+/// What Compose files and the edges read: not ours, and no mistake.
+static OTHERS: &[&str] = &[
+    "PIXEL_BIND",
+    "PIXEL_CERTIFICATES",
+    "PIXEL_DISCOVERY",
+    "PIXEL_EDGE_CONNECTIONS_MAX",
+    "PIXEL_EDGE_LISTEN",
+    "PIXEL_EDGE_METRICS_LISTEN",
+    "PIXEL_EDGE_RATE_MAX",
+    "PIXEL_EDGE_TLS_LISTEN",
+    "PIXEL_EDGE_TRUSTED_PROXIES",
+    "PIXEL_GID",
+    "PIXEL_IMAGES",
+    "PIXEL_PUBLISH",
+    "PIXEL_SITE",
+    "PIXEL_TAG",
+    "PIXEL_UID",
+    "PIXEL_UPSTREAM",
+    "PIXEL_UPSTREAM_NAME",
+    "PIXEL_UPSTREAM_PORT",
+    "PIXEL_VISITS",
+];
+/// How alike a name must be to be the one that was meant (Jaro-Winkler, from 0 to 1).
+const ALIKE_MIN: f64 = 0.8;
+
+/// What is wrong with a variable's name: that it begins like ours, and is none.
+pub(super) fn unknown(name: &str) -> Option<String> {
+    let is_file =
+        |setting: &&&Setting| setting.is_secret && name.strip_suffix("_FILE") == Some(setting.variable);
+    let is_known = ALL.iter().any(|setting| setting.variable == name)
+        || ALL.iter().any(|setting| is_file(&setting))
+        || OTHERS.contains(&name);
+    let given = name.strip_prefix("PIXEL_").filter(|_| !is_known)?;
+    let own = ALL.iter().map(|setting| setting.variable);
+    let alike = own.map(|own| (strsim::jaro_winkler(given, own.trim_start_matches("PIXEL_")), own));
+    let nearest = alike.max_by(|one, other| one.0.total_cmp(&other.0));
+    let meant = nearest.filter(|(alike, _)| *alike >= ALIKE_MIN);
+    let meant = meant.map(|(_, meant)| format!("; was {meant} meant?")).unwrap_or_default();
+    Some(format!("{name}: there is no such variable{meant}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn every_variable_is_the_flag_s_name() {
+        for Setting { flag, variable, .. } in ALL {
+            let name = flag.to_uppercase().replace('-', "_");
+            assert_eq!(*variable, format!("PIXEL_{name}"), "{flag}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_no_program_knows_is_named_and_the_one_that_was_meant() {
+        for known in ["PIXEL_OUTPUT", "PIXEL_AMQP_URL_FILE", "PIXEL_SITE", "OUTPUT", "PIXELS"] {
+            assert_eq!(unknown(known), None);
+        }
+        for (name, said) in [
+            ("PIXEL_OUTPTU", "PIXEL_OUTPTU: there is no such variable; was PIXEL_OUTPUT meant?"),
+            ("PIXEL_TRUSTED_PROXY", "was PIXEL_TRUSTED_PROXIES meant?"),
+            ("PIXEL_OUTPUT_FILE", "PIXEL_OUTPUT_FILE: there is no such variable"),
+        ] {
+            assert!(unknown(name).is_some_and(|problem| problem.contains(said)), "{:?}", unknown(name));
+        }
+        assert_eq!(unknown("PIXEL_XYZ"), Some("PIXEL_XYZ: there is no such variable".into()));
+    }
+
+    #[test]
+    fn whatever_the_deployment_reads_is_no_mistake() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let files = ["docker-compose.yml", ".env.example", "deploy/Caddyfile", "deploy/haproxy/haproxy.cfg"];
+        for file in
+            files.into_iter().chain(["deploy/haproxy/docker-compose.yml", "deploy/edge.sh", "Dockerfile"])
+        {
+            let text = fs::read_to_string(root.join(file)).expect("it is there");
+            let words = text.split(|letter: char| !(letter.is_ascii_uppercase() || letter == '_'));
+            for name in words.filter(|word| word.starts_with("PIXEL_")) {
+                assert_eq!(unknown(name), None, "of {file}");
+            }
+        }
+    }
+}
