@@ -242,6 +242,8 @@ impl System {
     /// Removes the ledger while its writer runs, and waits until it is there again.
     pub fn remove_ledger(&mut self) -> Outcome {
         self.spawn_all()?;
+        // One that is paused would not write.
+        self.signal_all(Signal::CONT);
         let ledger = self.output.ledger();
         let before = self.written()?;
         wait_until("a writer at work", || self.written().is_ok_and(|now| now > before))?;
