@@ -138,15 +138,17 @@ fn invalid(path: &Path, what: &str) -> io::Error {
 }
 
 impl Candidate {
-    /// Opens a file; None where nothing of what was written can be in it: an empty one, a folder, a link (what that
-    /// names was not written through it), one that is gone.
+    /// Opens a file; None where nothing of what was written can be in it: an empty one, a folder or a socket, a link
+    /// (what that names was not written through it), one that is gone.
     fn open(path: PathBuf, is_rotated: bool) -> io::Result<Option<Self>> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
         // A FIFO is not waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = match OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => return Ok(None),
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::LOOP | Errno::NXIO)) => {
+                return Ok(None);
+            }
             file => file.map_err(named)?,
         };
         let metadata = file.metadata().map_err(named)?;
@@ -268,6 +270,7 @@ mod tests {
         fs::write(path("v.2"), "")?;
         fs::create_dir(path("v.3"))?;
         std::os::unix::fs::symlink(path("v.1"), path("v.4"))?;
+        let _socket = std::os::unix::net::UnixListener::bind(path("v.6"))?;
         assert!(std::process::Command::new("mkfifo").arg(path("v.5")).status()?.success());
         let found = candidates(&path("v"), &[])?;
         let names: Vec<_> = found.iter().filter_map(|one| one.path.file_name()).collect();

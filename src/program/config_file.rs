@@ -15,8 +15,11 @@ pub(super) fn read(path: &str) -> Result<BTreeMap<String, String>, String> {
 }
 
 fn parse(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let table: Table =
-        text.parse().map_err(|error: toml::de::Error| error.to_string().trim_end().to_string())?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        // Its own text quotes the line, and that may hold a password.
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        format!("line {line}: {}", error.message())
+    })?;
     table
         .into_iter()
         .map(|(key, value)| {

@@ -82,12 +82,15 @@ fn settings_may_be_in_a_file_and_check_says_what_counts() -> Outcome {
         ("quue = \"x\"", "PIXEL_QUUE: there is no such variable; was PIXEL_QUEUE meant?"),
         ("queue = true", "`queue` is a boolean"),
         ("queue", "--config (PIXEL_CONFIG) is `"),
+        // A parser may quote the line that it does not understand.
+        ("queue = \"x\"\namqp-url = \"amqp://u:sesame@h", "line 2: "),
         ("spool-slots = 0", "--spool-slots (PIXEL_SPOOL_SLOTS) is `0`"),
     ] {
         std::fs::write(&path, text)?;
         for launch in [&launch, &launch.clone().argument("check")] {
             let (status, _, stderr) = launch.run()?;
             assert!(status == 2 && stderr.contains(said), "{text}: {status}, {stderr}");
+            assert!(!stderr.contains("sesame"), "{stderr}");
         }
     }
     std::fs::remove_file(&path)?;
