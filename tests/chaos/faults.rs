@@ -90,6 +90,8 @@ impl Fault {
                 // What a crash left is recognised where it stands: not promised is a copy that is made of it before the
                 // next writer has looked.
                 4 | 10 | 11 if but.is_some() => Fault::Rotate,
+                // It waits for a writer at work, and without its broker none is.
+                6 if but == Some(Group::Broker) => Fault::Rotate,
                 4 => Fault::CopyTruncate,
                 5 => Fault::FolderAway { ms },
                 6 => Fault::RemoveLedger,
