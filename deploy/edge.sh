@@ -12,6 +12,9 @@ EDGE=${EDGE:-haproxy}
 case $EDGE in
   caddy)
     export PIXEL_SITE="${PIXEL_SITE:-:8000}"
+    case $(caddy version 2>/dev/null) in
+      2.6.[0-2]* | v2.6.[0-2]*) export PIXEL_CADDY_BUFFERING="${PIXEL_CADDY_BUFFERING:-buffer_requests}" ;;
+    esac
     set -- caddy run --adapter caddyfile --config deploy/Caddyfile
     ;;
   haproxy)

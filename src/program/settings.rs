@@ -94,6 +94,7 @@ pub static LOGS: &[&Setting] = &[&LOG, &LOG_FORMAT];
 /// What Compose files and the edges read: not ours, and no mistake.
 static OTHERS: &[&str] = &[
     "PIXEL_BIND",
+    "PIXEL_CADDY_BUFFERING",
     "PIXEL_CERTIFICATES",
     "PIXEL_DISCOVERY",
     "PIXEL_EDGE_CONNECTIONS_MAX",
