@@ -8,8 +8,9 @@ use pixel::program::options::{
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Embedded, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, exit, healthcheck,
-    listen, listen_for_operators, open_spool, replay, replay_command, with_audit_arguments,
+    Embedded, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, drain, drain_command,
+    exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, replay, replay_command,
+    with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -27,6 +28,7 @@ fn command() -> Command {
         .subcommand(with_settings(Command::new("run").about("Take visits and write them; what plain `pixel` does"), all))
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_command())
+        .subcommand(drain_command())
         .subcommand(check_command(all))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[ADMIN])
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel audit", audit(given)),
         Some(("replay", given)) => exit("pixel replay", replay(given)),
+        Some(("drain", given)) => exit("pixel drain", drain(given)),
         Some(("check", given)) => exit("pixel check", check(given, Settings::read)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),
         Some((_, given)) => exit("pixel", run(given)),
@@ -73,13 +76,15 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     given.refuse_bad()?;
 
     let mut process = Process::start(&log)?;
-    let spool = open_spool(&spool)?;
+    let settings = spool;
+    let spool = open_spool(&settings)?;
     let writer = Writer::new(output, &process);
     let backlog = spool.clone();
     process.part("recorder", move || {
         let mut inboxes = SpoolInboxes::new(backlog.clone(), dead_letters(backlog.folder()));
         writer.run(|recorder, stop| recorder.run_over(&mut inboxes, |_| (), stop))
     })?;
+    look_after_slots(&settings, None, &mut process)?;
     let public = listen(http, &spool, &process)?;
     let status = Embedded { health: process.health.clone(), spool: spool.clone() };
     listen_for_operators(admin, status, &process)?;

@@ -9,8 +9,8 @@ use pixel::program::options::{
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Collector, Failure, LogSettings, PATIENCE, Process, exit, healthcheck, listen, listen_for_operators,
-    open_spool,
+    Collector, Failure, LogSettings, PATIENCE, Process, drain_to_broker, drain_to_broker_command, exit,
+    healthcheck, listen, listen_for_operators, look_after_slots, open_spool,
 };
 use pixel::relay::Relay;
 
@@ -24,6 +24,7 @@ fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Answers GET /track with a transparent GIF, makes every visit durable and publishes it to RabbitMQ")
         .args_conflicts_with_subcommands(true)
+        .subcommand(drain_to_broker_command())
         .subcommand(check_command(all))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[ADMIN])
@@ -35,6 +36,7 @@ fn command() -> Command {
 fn main() -> ExitCode {
     let given = command().get_matches();
     match given.subcommand() {
+        Some(("drain", given)) => exit("pixel-http drain", drain_to_broker(given)),
         Some(("check", given)) => exit("pixel-http check", check(given, Settings::read)),
         Some((_, given)) => healthcheck("pixel-http", given, &ADMIN_LISTEN),
         None => exit("pixel-http", run(&given)),
@@ -67,15 +69,18 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     given.refuse_bad()?;
 
     let mut process = Process::start(&log)?;
-    let spool = open_spool(&spool)?;
+    let spool_settings = spool;
+    let spool = open_spool(&spool_settings)?;
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
-    let mut broker = Broker::new(broker.urls, broker.queue);
+    let mut nodes = Broker::new(broker.urls.clone(), broker.queue.clone());
     let (backlog, stop) = (spool.clone(), process.stop.clone());
     let (metrics, health) = (process.metrics.clone(), process.health.clone());
     process.part("relay", move || {
-        Relay { backlog: &*backlog, metrics: &metrics, health: &health }.run(&mut broker, &stop);
+        let (published, connected) = (&metrics.published, &metrics.broker_connected);
+        Relay { backlog: &*backlog, published, connected, health: &health }.run(&mut nodes, &stop);
         Ok(())
     })?;
+    look_after_slots(&spool_settings, Some(broker), &mut process)?;
     let public = listen(http, &spool, &process)?;
     listen_for_operators(admin, Collector { health: process.health.clone(), spool }, &process)?;
     log::info!("listening on http://{}, {target}", public.address());

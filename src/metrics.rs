@@ -31,6 +31,10 @@ pub struct Metrics {
     pub spool_visits: Gauge,
     /// Bytes of journal in the spool.
     pub spool_bytes: Gauge,
+    /// Slots of the spool's folder that hold visits and that no process has, but who takes them over.
+    pub stranded_slots: Gauge,
+    /// The visits in them.
+    pub stranded_visits: Gauge,
     /// 1 with a broker, else 0.
     pub broker_connected: Gauge,
     /// From taking a request to having answered it, in seconds.
@@ -54,6 +58,8 @@ impl Default for Metrics {
             stalled_connections: Counter::default(),
             spool_visits: Gauge::default(),
             spool_bytes: Gauge::default(),
+            stranded_slots: Gauge::default(),
+            stranded_visits: Gauge::default(),
             broker_connected: Gauge::default(),
             track_duration: Histogram::new(exponential_buckets(0.0001, 2.0, 18)),
             age_at_write: Histogram::new(exponential_buckets(0.001, 4.0, 14)),
@@ -83,6 +89,8 @@ impl Metrics {
         for (name, help, gauge) in [
             ("spool_visits", "Visits in the spool", &self.spool_visits),
             ("spool_bytes", "Bytes in the spool", &self.spool_bytes),
+            ("spool_stranded_slots", "Slots with visits that no process has", &self.stranded_slots),
+            ("spool_stranded_visits", "Visits in slots that no process has", &self.stranded_visits),
             ("broker_connected", "1 with a broker, else 0", &self.broker_connected),
         ] {
             self.registry.register(name, help, gauge.clone());

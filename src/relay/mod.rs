@@ -10,10 +10,12 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
 pub use self::ports::{Lost, News, Publisher};
 use crate::connect::{Backoff, Connect, Reconnect, Setback};
 use crate::health::{Health, Part};
-use crate::metrics::Metrics;
 use crate::queue::{Backlog, Position, Reading};
 use crate::stop::Stop;
 
@@ -35,8 +37,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(3);
 pub struct Relay<'a> {
     /// What is to be published.
     pub backlog: &'a dyn Backlog,
-    /// Where confirmed visits, and whether there is a connection, are counted.
-    pub metrics: &'a Metrics,
+    /// Where confirmed visits are counted.
+    pub published: &'a Counter,
+    /// 1 while there is a connection, else 0.
+    pub connected: &'a Gauge,
     /// Where the state of the broker is shown.
     pub health: &'a Health,
 }
@@ -69,7 +73,7 @@ impl Relay<'_> {
         let reconnect = Reconnect {
             part: connector.part(),
             health: self.health,
-            connected: &self.metrics.broker_connected,
+            connected: self.connected,
             meanwhile: "visits wait in the spool, trying again",
             stop,
         };
@@ -177,7 +181,7 @@ impl Relay<'_> {
         if let Some(newest) = safe.values().next_back() {
             self.backlog.forget(newest.end);
         }
-        self.metrics.published.inc_by(safe.values().map(|sent| sent.visits).sum());
+        self.published.inc_by(safe.values().map(|sent| sent.visits).sum());
     }
 }
 

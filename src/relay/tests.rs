@@ -210,10 +210,11 @@ fn relay_in(world: World) -> World {
     let shared = Shared(Arc::new(Mutex::new(world)));
     let (bell, rings) = crossbeam_channel::bounded(1);
     let backlog = MemoryBacklog { shared: shared.clone(), rings, _bell: bell };
-    let (metrics, health) = (Metrics::default(), Health::default());
+    let (published, connected, health) = (Counter::default(), Gauge::default(), Health::default());
     while shared.world().forgotten_before < VISITS {
         let stop = Stop::default();
-        let relay = Relay { backlog: &backlog, metrics: &metrics, health: &health };
+        let relay =
+            Relay { backlog: &backlog, published: &published, connected: &connected, health: &health };
         std::thread::scope(|scope| {
             let mut connector = MemoryConnector { shared: shared.clone(), stop: stop.clone() };
             scope.spawn(|| {

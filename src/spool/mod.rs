@@ -9,6 +9,7 @@ mod damage;
 mod open;
 mod reader;
 mod segment;
+mod slots;
 mod state;
 mod waiting;
 
@@ -29,6 +30,7 @@ use self::segment::{
     Active, AsDisk, PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, preallocate,
     recycle, remove_spare,
 };
+pub use self::slots::{Slot, SlotState, Slots, want};
 use self::state::State;
 pub use self::waiting::{Waiting, waiting};
 use crate::disk::DiskFile;
@@ -70,21 +72,39 @@ impl Spool {
     pub fn open(folder: &Path, slots: u32, max_bytes: u64) -> Result<Self, OpenError> {
         let as_disk: AsDisk = Arc::new(|file| Arc::new(file));
         if slots <= 1 {
-            return Self::open_on(folder.to_path_buf(), max_bytes, as_disk);
+            return Self::open_on(folder.to_path_buf(), false, max_bytes, as_disk);
         }
         let mut held = None;
         for slot in 0..slots {
-            match Self::open_on(folder.join(slot.to_string()), max_bytes, as_disk.clone()) {
-                Err(error @ OpenError::Held { .. }) => held = Some(error),
+            match Self::open_on(folder.join(slot.to_string()), false, max_bytes, as_disk.clone()) {
+                // Of several, one that gives way is the one that is waited for.
+                Err(error @ OpenError::Held { gives_way, .. }) => match held {
+                    Some(OpenError::Held { gives_way: true, .. }) if !gives_way => {}
+                    _ => held = Some(error),
+                },
                 opened => return opened,
             }
         }
         Err(held.expect("there are at least two slots, and each was held"))
     }
 
-    fn open_on(folder: PathBuf, max_bytes: u64, as_disk: AsDisk) -> Result<Self, OpenError> {
+    /// Opens the spool in `folder` to relay what a process that is gone has left there. A collector that wants it is
+    /// given it: see [`Spool::is_wanted`].
+    ///
+    /// # Errors
+    /// As for [`Spool::open`].
+    pub fn take_over(folder: &Path, max_bytes: u64) -> Result<Self, OpenError> {
+        Self::open_on(folder.into(), true, max_bytes, Arc::new(|file| Arc::new(file)))
+    }
+
+    /// Whether a collector waits for this spool, which [`Spool::take_over`] has opened.
+    pub fn is_wanted(&self) -> bool {
+        slots::is_wanted(&self.folder)
+    }
+
+    fn open_on(folder: PathBuf, gives_way: bool, max_bytes: u64, as_disk: AsDisk) -> Result<Self, OpenError> {
         let Opened { lock, producer, confirmed_file, segments, active, next, confirmed } =
-            open(&folder, &as_disk)?;
+            open(&folder, gives_way, &as_disk)?;
         let (bell, bell_rings) = crossbeam_channel::bounded(1);
         let segment_bytes = (max_bytes / 4).clamp(SEGMENT_MIN_BYTES, SEGMENT_MAX_BYTES);
         let spool = Spool {

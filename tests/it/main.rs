@@ -17,6 +17,7 @@
 //! - `processes`: programs that are killed, paused, or there twice.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
+//! - `stranded`: slots whose collector is gone.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
@@ -42,6 +43,7 @@ mod replay;
 mod rotation;
 mod rules;
 mod smuggling;
+mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
 
