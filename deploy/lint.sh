@@ -30,6 +30,6 @@ fi
 
 deploy/compose.sh config --quiet
 deploy/compose.sh -f docker-compose.yml -f deploy/haproxy/docker-compose.yml config --quiet
-deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
+RABBITMQ_ERLANG_COOKIE=x deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
 PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/public.yml config --quiet
 echo "deployment files: no findings"
