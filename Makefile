@@ -72,5 +72,6 @@ packages: ## Install Debian's packages that the checks need; as root they do it 
 include deploy/compose.mk
 include bench/bench.mk
 include tests/chaos.mk
+include tests/slow_clients.mk
 
 .PHONY: help run check static format-check scripts lint docs fuzz-build test minimum-rust packages
