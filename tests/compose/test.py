@@ -337,7 +337,7 @@ def threads(container):
 
 
 def more_slow_bodies_than_are_read_end_no_collector(stack):
-    """Past the edge, as whatever shares its network could: each costs two threads. With 256 the collector ended."""
+    """Past the edge, as whatever shares its network could. With 256 threads at most, tiny_http panicked for want of one."""
     container = stack.container("pixel-http")
     before = stack.inspect(container)[0]
     address = before["NetworkSettings"]["Networks"][f"{stack.project}_front"]["IPAddress"]
