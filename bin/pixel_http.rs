@@ -72,7 +72,9 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let spool_settings = spool;
     let spool = open_spool(&spool_settings)?;
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
-    let mut nodes = Broker::new(broker.urls.clone(), broker.queue.clone());
+    let noted = spool.shard_into(broker.shards);
+    noted.map_err(|error| format!("failed to note the shards in `{}`: {error}", spool.folder().display()))?;
+    let mut nodes = Broker::sharded(broker.urls.clone(), broker.queue.clone(), &spool.shards());
     let (backlog, stop) = (spool.clone(), process.stop.clone());
     let (metrics, health) = (process.metrics.clone(), process.health.clone());
     process.part("relay", move || {

@@ -150,7 +150,8 @@ pub(super) fn relay(
     mut look: impl FnMut() -> Option<&'static str>,
 ) -> &'static str {
     let done = Stop::default();
-    let mut broker = Broker::new(settings.urls.clone(), settings.queue.clone());
+    // The shards that its own collector had.
+    let mut broker = Broker::sharded(settings.urls.clone(), settings.queue.clone(), &spool.shards());
     // Its broker is the collector's, which tells of it by itself.
     let health = Health::default();
     thread::scope(|scope| {

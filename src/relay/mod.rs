@@ -138,7 +138,7 @@ impl Relay<'_> {
                 || self.backlog.bytes_after(window.cursor) >= MESSAGE_MAX_BYTES as u64)
         {
             let Some(reading) = self.read(window) else { break };
-            let tag = publisher.publish(&reading.message)?;
+            let tag = publisher.publish(&reading.message, reading.shard)?;
             window.in_flight.insert(tag, Sent { end: reading.end, visits: reading.message.count });
             window.cursor = reading.end;
         }

@@ -56,7 +56,7 @@ impl Shards {
     pub(super) fn with(&self, count: u32, confirmed: u64, next: u64) -> Self {
         let mut eras = self.eras.clone();
         eras.retain(|(from, _)| *from < next);
-        if self.count_at(next) != count || eras.is_empty() {
+        if eras.last().is_none_or(|(_, last)| *last != count) {
             eras.push((next, count));
         }
         let first = eras.iter().rposition(|(from, _)| *from <= confirmed).unwrap_or(0);

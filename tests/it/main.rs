@@ -17,6 +17,7 @@
 //! - `processes`: programs that are killed, paused, or there twice.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
+//! - `shards`: several queues with an output each.
 //! - `stranded`: slots whose collector is gone.
 //! - `rules`: what the project keeps to, read off its files.
 //!
@@ -42,6 +43,7 @@ mod processes;
 mod replay;
 mod rotation;
 mod rules;
+mod shards;
 mod smuggling;
 mod stranded;
 #[path = "../support/mod.rs"]
