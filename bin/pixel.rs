@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
+use pixel::metrics::Role;
 use pixel::program::options::{
     ADMIN, ADMIN_LISTEN, AdminSettings, Given, HTTP, HttpSettings, LOGS, OUTPUTS, OutputSettings, SPOOL,
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Embedded, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, exit, healthcheck,
-    listen, listen_for_operators, open_spool, replay, replay_command, with_audit_arguments,
+    Embedded, Facts, Failure, LogSettings, OutputFiles, PATIENCE, Process, Writer, audit, dead_letters, exit,
+    healthcheck, listen, listen_for_operators, open_spool, replay, replay_command, status, status_command,
+    with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -28,6 +30,7 @@ fn command() -> Command {
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_command())
         .subcommand(check_command(all))
+        .subcommand(status_command(ADMIN))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Some(("audit", given)) => exit("pixel audit", audit(given)),
         Some(("replay", given)) => exit("pixel replay", replay(given)),
         Some(("check", given)) => exit("pixel check", check(given, Settings::read)),
+        Some(("status", given)) => exit("pixel status", status(given, &ADMIN_LISTEN)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),
         Some((_, given)) => exit("pixel", run(given)),
         None => exit("pixel", run(&given)),
@@ -70,10 +74,14 @@ impl Settings {
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
     let Settings { http, spool, output, admin, log } = Settings::read(&mut given);
+    let effective = given.effective();
     given.refuse_bad()?;
 
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Embedded, &log)?;
+    process.announce(&effective);
     let spool = open_spool(&spool)?;
+    let files = OutputFiles::of(&output);
+    let path = http.path.clone();
     let writer = Writer::new(output, &process);
     let backlog = spool.clone();
     process.part("recorder", move || {
@@ -81,12 +89,18 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
         writer.run(|recorder, stop| recorder.run_over(&mut inboxes, |_| (), stop))
     })?;
     let public = listen(http, &spool, &process)?;
-    let status = Embedded { health: process.health.clone(), spool: spool.clone() };
-    listen_for_operators(admin, status, &process)?;
+    let facts = Facts {
+        pixel: Some(format!("http://{}{path}", public.address())),
+        spool: Some(spool.folder().display().to_string()),
+        output: Some(files.path.display().to_string()),
+        ..Facts::default()
+    };
+    let status = Embedded { health: process.health.clone(), spool: spool.clone(), files };
+    listen_for_operators(admin, status, facts, &process)?;
     log::info!("listening on http://{}", public.address());
 
     let ending = process.wait()?;
     public.close(PATIENCE);
     spool.drain(PATIENCE);
-    process.end(ending)
+    process.end(ending, || spool.what_stays())
 }

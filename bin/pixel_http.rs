@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use pixel::amqp::Broker;
+use pixel::metrics::Role;
 use pixel::program::options::{
     ADMIN, ADMIN_LISTEN, AdminSettings, BROKER, BrokerSettings, Given, HTTP, HttpSettings, LOGS, SPOOL,
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Collector, Failure, LogSettings, PATIENCE, Process, exit, healthcheck, listen, listen_for_operators,
-    open_spool,
+    Collector, Facts, Failure, LogSettings, PATIENCE, Process, exit, healthcheck, listen,
+    listen_for_operators, open_spool, status, status_command, watch_queue,
 };
 use pixel::relay::Relay;
 
@@ -25,6 +26,7 @@ fn command() -> Command {
         .about("Answers GET /track with a transparent GIF, makes every visit durable and publishes it to RabbitMQ")
         .args_conflicts_with_subcommands(true)
         .subcommand(check_command(all))
+        .subcommand(status_command(ADMIN))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let given = command().get_matches();
     match given.subcommand() {
         Some(("check", given)) => exit("pixel-http check", check(given, Settings::read)),
+        Some(("status", given)) => exit("pixel-http status", status(given, &ADMIN_LISTEN)),
         Some((_, given)) => healthcheck("pixel-http", given, &ADMIN_LISTEN),
         None => exit("pixel-http", run(&given)),
     }
@@ -64,11 +67,21 @@ impl Settings {
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
     let Settings { http, broker, spool, admin, log } = Settings::read(&mut given);
+    let effective = given.effective();
     given.refuse_bad()?;
 
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Collector, &log)?;
+    process.announce(&effective);
     let spool = open_spool(&spool)?;
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
+    let facts = Facts {
+        broker: Some(broker.nodes()),
+        queue: Some(broker.queue.clone()),
+        spool: Some(spool.folder().display().to_string()),
+        ..Facts::default()
+    };
+    watch_queue(&broker, &process)?;
+    let path = http.path.clone();
     let mut broker = Broker::new(broker.urls, broker.queue);
     let (backlog, stop) = (spool.clone(), process.stop.clone());
     let (metrics, health) = (process.metrics.clone(), process.health.clone());
@@ -77,10 +90,12 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
         Ok(())
     })?;
     let public = listen(http, &spool, &process)?;
-    listen_for_operators(admin, Collector { health: process.health.clone(), spool }, &process)?;
+    let facts = Facts { pixel: Some(format!("http://{}{path}", public.address())), ..facts };
+    let status = Collector { health: process.health.clone(), spool: spool.clone() };
+    listen_for_operators(admin, status, facts, &process)?;
     log::info!("listening on http://{}, {target}", public.address());
 
     let ending = process.wait()?;
     public.close(PATIENCE);
-    process.end(ending)
+    process.end(ending, || spool.what_stays())
 }

@@ -61,7 +61,8 @@ impl OutputLock {
                     Some(holder) => Waiting::OutputLocked(holder),
                 },
             };
-            if told.as_ref() != Some(&reason) {
+            // That the output is kept locked is a problem, and is noted for as long as it lasts.
+            if told.as_ref() != Some(&reason) || matches!(reason, Waiting::OutputLocked(_)) {
                 waiting(reason.clone());
                 told = Some(reason);
             }

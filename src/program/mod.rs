@@ -11,25 +11,43 @@ mod progress;
 mod replay;
 mod settings;
 mod status;
+mod status_command;
 mod writer;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::audit::{audit, with_arguments as with_audit_arguments};
 pub use self::logger::LogSettings;
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
 pub use self::replay::{dead_letters, replay, replay_broker, replay_broker_command, replay_command};
-pub use self::status::{Collector, Embedded, Storage};
+pub use self::status::{Collector, Embedded, OutputFiles, Storage};
+pub use self::status_command::{status, status_command};
 pub use self::writer::Writer;
 
 use clap::ArgMatches;
 
-use self::options::{AdminSettings, Given, HttpSettings, Setting, SpoolSettings};
+use self::options::{AdminSettings, BrokerSettings, Given, HttpSettings, Setting, SpoolSettings};
+use crate::amqp;
+pub use crate::http::Facts;
 use crate::http::{Admin, Listener, Pixel, Status, Track, ask_ready};
 use crate::limits::warn_of_few_files;
 use crate::spool::Spool;
+
+/// How often it is looked how many visits came and went.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps the numbers of the queue up to date, over a connection of its own.
+///
+/// # Errors
+/// What the system said where no thread is to be had.
+pub fn watch_queue(broker: &BrokerSettings, process: &Process) -> Result<(), Failure> {
+    let (urls, queue) = (broker.urls.clone(), broker.queue.clone());
+    let (metrics, stop) = (process.metrics.clone(), process.stop.clone());
+    process.aside("queue", move || amqp::watch_queue(&urls, &queue, &metrics, &stop))
+}
 
 /// Opens the spool, and makes its first segment.
 ///
@@ -69,11 +87,23 @@ pub fn listen(settings: HttpSettings, spool: &Arc<Spool>, process: &Process) -> 
 pub fn listen_for_operators(
     settings: AdminSettings,
     status: impl Status + 'static,
+    facts: Facts,
     process: &Process,
 ) -> Result<SocketAddr, Failure> {
-    let admin = Admin { metrics: process.metrics.clone(), status: Box::new(status) };
+    let admin = Admin { metrics: process.metrics.clone(), status: Box::new(status), facts };
     let listener = process.listen(settings.listener, Arc::new(admin))?;
-    log::info!("/healthz, /readyz and /metrics on http://{}", listener.address());
+    let (metrics, stop) = (process.metrics.clone(), process.stop.clone());
+    process.aside("history", move || {
+        let went = if metrics.role.writes() { &metrics.written } else { &metrics.published };
+        metrics.history.look([metrics.accepted.get(), went.get()]);
+        while !stop.wait(LOOK_EVERY) {
+            metrics.history.look([metrics.accepted.get(), went.get()]);
+        }
+    })?;
+    log::info!(
+        "/healthz, /readyz and /metrics on http://{}, which is also the status page",
+        listener.address()
+    );
     Ok(listener.address())
 }
 

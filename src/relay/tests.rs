@@ -77,6 +77,9 @@ impl Backlog for MemoryBacklog {
         let end = Position { sequence: from.sequence + count, ..from };
         Ok((count > 0).then_some(Reading { message, end }))
     }
+    fn visits(&self) -> u64 {
+        VISITS - self.shared.world().forgotten_before
+    }
     fn bytes_after(&self, from: Position) -> u64 {
         (VISITS - from.sequence) * VISIT_BYTES as u64
     }

@@ -1,0 +1,44 @@
+//! How much waits in the broker: asked now and then over a connection of its own, which nothing else waits for.
+
+use std::time::Duration;
+
+use super::session::Session;
+use super::topology::dead_letters;
+use super::url::AmqpUrl;
+use crate::metrics::Metrics;
+use crate::stop::Stop;
+
+/// How often the broker is asked: two small frames.
+const EVERY: Duration = Duration::from_secs(5);
+/// How long after a failure it is asked again. Each try is a line of the broker's log.
+const AGAIN: Duration = Duration::from_secs(15);
+
+/// Keeps the numbers of `queue` and of its dead letters up to date until the word to stop is given. What fails is no
+/// problem of anybody's: then they are not known.
+pub fn watch_queue(urls: &[AmqpUrl], queue: &str, metrics: &Metrics, stop: &Stop) {
+    let mut wait = EVERY;
+    for url in urls.iter().cycle() {
+        if stop.wait(wait) {
+            return;
+        }
+        wait = AGAIN;
+        let Ok((session, ())) = Session::open(url, |_, _| Ok(())) else { continue };
+        while ask(&session, queue, metrics).is_ok() {
+            if stop.wait(EVERY) {
+                return;
+            }
+        }
+        metrics.queue_messages.clear();
+        metrics.queue_dead_messages.clear();
+    }
+}
+
+fn ask(session: &Session, queue: &str, metrics: &Metrics) -> amiquip::Result<()> {
+    for (queue, reading) in
+        [(queue.to_string(), &metrics.queue_messages), (dead_letters(queue), &metrics.queue_dead_messages)]
+    {
+        let count = session.channel().queue_declare_passive(queue)?.declared_message_count();
+        reading.set(count.unwrap_or_default().into());
+    }
+    Ok(())
+}
