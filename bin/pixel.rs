@@ -9,9 +9,9 @@ use pixel::program::options::{
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Embedded, Facts, Failure, LogSettings, OutputFiles, PATIENCE, Process, Writer, audit, dead_letters, exit,
-    healthcheck, listen, listen_for_operators, open_spool, replay, replay_command, status, status_command,
-    with_audit_arguments,
+    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, drain,
+    drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, replay,
+    replay_command, status, status_command, with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -29,6 +29,7 @@ fn command() -> Command {
         .subcommand(with_settings(Command::new("run").about("Take visits and write them; what plain `pixel` does"), all))
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_command())
+        .subcommand(drain_command())
         .subcommand(check_command(all))
         .subcommand(status_command(ADMIN))
         .subcommand(
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel audit", audit(given)),
         Some(("replay", given)) => exit("pixel replay", replay(given)),
+        Some(("drain", given)) => exit("pixel drain", drain(given)),
         Some(("check", given)) => exit("pixel check", check(given, Settings::read)),
         Some(("status", given)) => exit("pixel status", status(given, &ADMIN_LISTEN)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),
@@ -79,20 +81,21 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
 
     let mut process = Process::start(Role::Embedded, &log)?;
     process.announce(&effective);
-    let spool = open_spool(&spool)?;
-    let files = OutputFiles::of(&output);
+    let settings = spool;
+    let spool = open_spool(&settings)?;
     let path = http.path.clone();
     let writer = Writer::new(output, &process);
+    let files = writer.files();
     let backlog = spool.clone();
     process.part("recorder", move || {
         let mut inboxes = SpoolInboxes::new(backlog.clone(), dead_letters(backlog.folder()));
         writer.run(|recorder, stop| recorder.run_over(&mut inboxes, |_| (), stop))
     })?;
+    look_after_slots(&settings, None, &mut process)?;
     let public = listen(http, &spool, &process)?;
     let facts = Facts {
         pixel: Some(format!("http://{}{path}", public.address())),
         spool: Some(spool.folder().display().to_string()),
-        output: Some(files.path.display().to_string()),
         ..Facts::default()
     };
     let status = Embedded { health: process.health.clone(), spool: spool.clone(), files };

@@ -10,8 +10,9 @@ use pixel::program::options::{
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Collector, Facts, Failure, LogSettings, PATIENCE, Process, exit, healthcheck, listen,
-    listen_for_operators, open_spool, status, status_command, watch_queue,
+    Collector, Facts, Failure, LogSettings, PATIENCE, Process, drain_to_broker, drain_to_broker_command,
+    exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, status, status_command,
+    watch_queue,
 };
 use pixel::relay::Relay;
 
@@ -25,6 +26,7 @@ fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Answers GET /track with a transparent GIF, makes every visit durable and publishes it to RabbitMQ")
         .args_conflicts_with_subcommands(true)
+        .subcommand(drain_to_broker_command())
         .subcommand(check_command(all))
         .subcommand(status_command(ADMIN))
         .subcommand(
@@ -37,6 +39,7 @@ fn command() -> Command {
 fn main() -> ExitCode {
     let given = command().get_matches();
     match given.subcommand() {
+        Some(("drain", given)) => exit("pixel-http drain", drain_to_broker(given)),
         Some(("check", given)) => exit("pixel-http check", check(given, Settings::read)),
         Some(("status", given)) => exit("pixel-http status", status(given, &ADMIN_LISTEN)),
         Some((_, given)) => healthcheck("pixel-http", given, &ADMIN_LISTEN),
@@ -72,8 +75,11 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
 
     let mut process = Process::start(Role::Collector, &log)?;
     process.announce(&effective);
-    let spool = open_spool(&spool)?;
+    let spool_settings = spool;
+    let spool = open_spool(&spool_settings)?;
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
+    let noted = spool.shard_into(broker.shards);
+    noted.map_err(|error| format!("failed to note the shards in `{}`: {error}", spool.folder().display()))?;
     let facts = Facts {
         broker: Some(broker.nodes()),
         queue: Some(broker.queue.clone()),
@@ -82,13 +88,14 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     };
     watch_queue(&broker, &process)?;
     let path = http.path.clone();
-    let mut broker = Broker::new(broker.urls, broker.queue);
+    let mut nodes = Broker::sharded(broker.urls.clone(), broker.queue.clone(), &spool.shards());
     let (backlog, stop) = (spool.clone(), process.stop.clone());
     let (metrics, health) = (process.metrics.clone(), process.health.clone());
     process.part("relay", move || {
-        Relay { backlog: &*backlog, metrics: &metrics, health: &health }.run(&mut broker, &stop);
+        Relay { backlog: &*backlog, metrics: &metrics, health: &health }.run(&mut nodes, &stop);
         Ok(())
     })?;
+    look_after_slots(&spool_settings, Some(broker), &mut process)?;
     let public = listen(http, &spool, &process)?;
     let facts = Facts { pixel: Some(format!("http://{}{path}", public.address())), ..facts };
     let status = Collector { health: process.health.clone(), spool: spool.clone() };

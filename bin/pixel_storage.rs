@@ -7,21 +7,21 @@ use pixel::amqp::Broker;
 use pixel::health::Part;
 use pixel::metrics::Role;
 use pixel::program::options::{
-    AdminSettings, BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, STORAGE_ADMIN,
+    AdminSettings, BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, SHARD_CHOICE, STORAGE_ADMIN,
     STORAGE_ADMIN_LISTEN, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Facts, Failure, LogSettings, OutputFiles, Process, Storage, Writer, audit, exit, healthcheck,
-    listen_for_operators, replay_broker, replay_broker_command, status, status_command, watch_queue,
-    with_audit_arguments,
+    Facts, Failure, LogSettings, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators,
+    replay_broker, replay_broker_command, status, status_command, watch_queue, with_audit_arguments,
 };
+use pixel::queue::Shard;
 
 /// As in `pixel`, which says why.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn command() -> Command {
-    let all: &[_] = &[BROKER, OUTPUTS, STORAGE_ADMIN, LOGS];
+    let all: &[_] = &[BROKER, SHARD_CHOICE, OUTPUTS, STORAGE_ADMIN, LOGS];
     let command = Command::new("pixel-storage")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Consumes visits from RabbitMQ and appends each to a file, exactly once")
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
 
 struct Settings {
     broker: BrokerSettings,
+    shards: Vec<Shard>,
     output: OutputSettings,
     admin: AdminSettings,
     log: LogSettings,
@@ -58,8 +59,10 @@ struct Settings {
 
 impl Settings {
     fn read(given: &mut Given<'_>) -> Self {
+        let broker = BrokerSettings::read(given);
         Settings {
-            broker: BrokerSettings::read(given),
+            shards: broker.read_choice(given),
+            broker,
             output: OutputSettings::read(given),
             admin: AdminSettings::read(given, &STORAGE_ADMIN_LISTEN),
             log: log_settings(given),
@@ -69,28 +72,26 @@ impl Settings {
 
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
-    let Settings { broker, output, admin, log } = Settings::read(&mut given);
+    let Settings { broker, shards, output, admin, log } = Settings::read(&mut given);
     let effective = given.effective();
     given.refuse_bad()?;
 
     let mut process = Process::start(Role::Storage, &log)?;
     process.announce(&effective);
     process.health.ill(Part::Broker, "not connected yet");
-    let files = OutputFiles::of(&output);
-    let facts = Facts {
-        broker: Some(broker.nodes()),
-        queue: Some(broker.queue.clone()),
-        output: Some(files.path.display().to_string()),
-        ..Facts::default()
-    };
-    listen_for_operators(admin, Storage { health: process.health.clone(), files }, facts, &process)?;
+    let outputs = shards.iter().map(|shard| output.of_shard(*shard)).collect();
+    let writer = Writer::of_any(outputs, &process);
+    let facts = Facts { broker: Some(broker.nodes()), queue: Some(broker.queue.clone()), ..Facts::default() };
+    let status = Storage { health: process.health.clone(), files: writer.files() };
+    listen_for_operators(admin, status, facts, &process)?;
     watch_queue(&broker, &process)?;
-    let writer = Writer::new(output, &process);
     process.part("recorder", move || {
-        let queue = broker.queue.clone();
-        let connected = |node: &str| log::info!("consuming {queue} from {node}");
-        let mut broker = Broker::new(broker.urls, broker.queue);
-        writer.run(|recorder, stop| recorder.run_over(&mut broker, connected, stop))
+        writer.run_any(|at, recorder, stop| {
+            let queue = broker.queue_of(shards[at]);
+            let connected = |node: &str| log::info!("consuming {queue} from {node}");
+            let mut broker = Broker::new(broker.urls, queue.clone());
+            recorder.run_over(&mut broker, connected, stop)
+        })
     })?;
     let ending = process.wait()?;
     process.end(ending, || "what is not acknowledged stays in the queue".into())

@@ -62,6 +62,9 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// Which of several queues visits go to; `None` where there is one for all.
+pub type Shard = Option<u32>;
+
 /// What was read from the backlog.
 #[derive(Debug)]
 pub struct Reading {
@@ -69,6 +72,8 @@ pub struct Reading {
     pub message: Message,
     /// Where the next reading starts.
     pub end: Position,
+    /// Where they go: the same at every reading.
+    pub shard: Shard,
 }
 
 /// Visits that wait to be confirmed.

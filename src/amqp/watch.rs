@@ -13,9 +13,9 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long after a failure it is asked again. Each try is a line of the broker's log.
 const AGAIN: Duration = Duration::from_secs(15);
 
-/// Keeps the numbers of `queue` and of its dead letters up to date until the word to stop is given. What fails is no
+/// Keeps the numbers of `queues`, a sum over all shards, and of their dead letters up to date until the word to stop is given. What fails is no
 /// problem of anybody's: then they are not known.
-pub fn watch_queue(urls: &[AmqpUrl], queue: &str, metrics: &Metrics, stop: &Stop) {
+pub fn watch_queues(urls: &[AmqpUrl], queues: &[String], metrics: &Metrics, stop: &Stop) {
     let mut wait = EVERY;
     for url in urls.iter().cycle() {
         if stop.wait(wait) {
@@ -23,7 +23,7 @@ pub fn watch_queue(urls: &[AmqpUrl], queue: &str, metrics: &Metrics, stop: &Stop
         }
         wait = AGAIN;
         let Ok((session, ())) = Session::open(url, |_, _| Ok(())) else { continue };
-        while ask(&session, queue, metrics).is_ok() {
+        while ask(&session, queues, metrics).is_ok() {
             if stop.wait(EVERY) {
                 return;
             }
@@ -33,12 +33,17 @@ pub fn watch_queue(urls: &[AmqpUrl], queue: &str, metrics: &Metrics, stop: &Stop
     }
 }
 
-fn ask(session: &Session, queue: &str, metrics: &Metrics) -> amiquip::Result<()> {
-    for (queue, reading) in
-        [(queue.to_string(), &metrics.queue_messages), (dead_letters(queue), &metrics.queue_dead_messages)]
-    {
+fn ask(session: &Session, queues: &[String], metrics: &Metrics) -> amiquip::Result<()> {
+    let count = |queue: String| -> amiquip::Result<f64> {
         let count = session.channel().queue_declare_passive(queue)?.declared_message_count();
-        reading.set(count.unwrap_or_default().into());
+        Ok(count.unwrap_or_default().into())
+    };
+    let (mut ready, mut dead) = (0.0, 0.0);
+    for queue in queues {
+        ready += count(queue.clone())?;
+        dead += count(dead_letters(queue))?;
     }
+    metrics.queue_messages.set(ready);
+    metrics.queue_dead_messages.set(dead);
     Ok(())
 }

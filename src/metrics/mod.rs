@@ -96,6 +96,10 @@ pub struct Metrics {
     pub spool_max_bytes: Reading,
     /// How old the oldest visit in it is, in seconds; 0 where it is empty.
     pub spool_oldest_age: Reading,
+    /// Slots of the spool's folder that hold visits and that no process has, but who takes them over.
+    pub stranded_slots: Reading,
+    /// The visits in them.
+    pub stranded_visits: Reading,
     /// 1 with a broker, else 0.
     pub broker_connected: Reading,
     /// 1 while the broker takes no messages, else 0.
@@ -165,6 +169,8 @@ impl Metrics {
             spool_bytes: Reading::default(),
             spool_max_bytes: Reading::default(),
             spool_oldest_age: Reading::default(),
+            stranded_slots: Reading::default(),
+            stranded_visits: Reading::default(),
             broker_connected: Reading::default(),
             broker_blocked: Reading::default(),
             relay_unconfirmed: Reading::default(),
@@ -282,6 +288,16 @@ impl Metrics {
                 "Age of the oldest visit in the spool, 0 where it is empty",
                 &self.spool_oldest_age,
             ),
+            Shown::plain(
+                "spool_stranded_slots",
+                "Slots with visits that no process has",
+                &self.stranded_slots,
+            ),
+            Shown::plain(
+                "spool_stranded_visits",
+                "Visits in slots that no process has",
+                &self.stranded_visits,
+            ),
             Shown::plain("broker_connected", "1 with a broker, else 0", &self.broker_connected),
             Shown::plain("broker_blocked", "1 while the broker takes no messages", &self.broker_blocked),
             Shown::plain(
@@ -317,6 +333,12 @@ impl Metrics {
             Shown::bytes("output", "How long the output file is", &self.output_bytes),
             Shown::bytes("ledger", "How long its ledger is", &self.ledger_bytes),
         ])));
+    }
+
+    /// For work beside the program's own: the visits that it publishes count as the program's, and nothing else is
+    /// shown.
+    pub fn aside(&self) -> Metrics {
+        Metrics { published: self.published.clone(), ..Metrics::of(self.role) }
     }
 
     /// The numbers as OpenMetrics text.

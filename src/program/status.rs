@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::options::OutputSettings;
 use crate::health::{Health, Part};
 use crate::http::Status;
 use crate::metrics::{Metrics, Reading};
@@ -54,6 +53,10 @@ pub struct Storage {
 }
 
 impl Status for Storage {
+    fn output(&self) -> Option<String> {
+        self.files.name()
+    }
+
     fn problems(&self) -> Vec<String> {
         // Standing by is its job.
         if self.health.stands_by() { Vec::new() } else { self.health.all() }
@@ -84,6 +87,10 @@ pub struct Embedded {
 }
 
 impl Status for Embedded {
+    fn output(&self) -> Option<String> {
+        self.files.name()
+    }
+
     fn problems(&self) -> Vec<String> {
         self.health.lapse(Part::Spool, REFUSAL_AGE);
         // With a spool of its own, nobody else should write its output.
@@ -119,19 +126,24 @@ fn seconds_since(time: f64) -> f64 {
     (Timestamp::now().as_microsecond() as f64 / 1e6 - time).max(0.0)
 }
 
-/// The output and what says what is in it.
+/// The outputs that may be written, each with its ledger, and which of them is.
 #[derive(Debug, Clone)]
 pub struct OutputFiles {
-    /// The output file.
-    pub path: PathBuf,
-    /// Its ledger.
-    pub ledger: PathBuf,
+    pub(super) files: Vec<(PathBuf, PathBuf)>,
+    pub(super) active: Arc<OnceLock<usize>>,
 }
 
 impl OutputFiles {
-    /// Those of `output`.
-    pub fn of(output: &OutputSettings) -> Self {
-        OutputFiles { path: output.path.clone(), ledger: output.ledger.clone() }
+    /// The one that is written, or will be; `None` while it may be any of several.
+    fn one(&self) -> Option<&(PathBuf, PathBuf)> {
+        match self.files.as_slice() {
+            [only] => Some(only),
+            several => several.get(*self.active.get()?),
+        }
+    }
+
+    fn name(&self) -> Option<String> {
+        self.one().map(|(path, _)| path.display().to_string())
     }
 
     fn measure(&self, metrics: &Metrics) {
@@ -139,7 +151,9 @@ impl OutputFiles {
             Ok(metadata) => reading.set(metadata.len() as f64),
             Err(_) => reading.clear(),
         };
-        measure(&self.path, &metrics.output_bytes);
-        measure(&self.ledger, &metrics.ledger_bytes);
+        if let Some((path, ledger)) = self.one() {
+            measure(path, &metrics.output_bytes);
+            measure(ledger, &metrics.ledger_bytes);
+        }
     }
 }

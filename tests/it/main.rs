@@ -18,6 +18,8 @@
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
 //! - `observe`: what operators see: metrics, the status page, the log, the alerts.
+//! - `shards`: several queues with an output each.
+//! - `stranded`: slots whose collector is gone.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
@@ -43,7 +45,9 @@ mod processes;
 mod replay;
 mod rotation;
 mod rules;
+mod shards;
 mod smuggling;
+mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
 
