@@ -18,7 +18,7 @@ use crate::support::fixtures::{Brokered, Embedded, Services};
 use crate::support::launch::Launch;
 use crate::support::message::VISIT;
 use crate::support::port::free_address;
-use crate::support::program::Program;
+use crate::support::program::{Program, STANDING_BY};
 use crate::support::wait::wait_until;
 
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
@@ -383,9 +383,12 @@ impl Prometheus {
             .replace("15s", "1s")
             .replace("[pixel-http:8081, pixel-storage:8082]", &format!("[{}]", targets.join(", ")));
         std::fs::write(folder.path().join("prometheus.yml"), config)?;
-        // What lasts two minutes there does so for a second here, for a test's sake.
-        let rules = file("deploy/prometheus/pixel.rules.yml")?;
-        std::fs::write(folder.path().join("pixel.rules.yml"), rules.replace("for: 2m", "for: 1s"))?;
+        // What lasts minutes there does so for seconds here, for a test's sake.
+        let mut rules = file("deploy/prometheus/pixel.rules.yml")?;
+        for (minutes, seconds) in [("for: 2m", "for: 1s"), ("for: 1m", "for: 1s"), ("> 300", "> 3")] {
+            rules = rules.replace(minutes, seconds);
+        }
+        std::fs::write(folder.path().join("pixel.rules.yml"), rules)?;
         let process = Command::new("prometheus")
             .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
@@ -395,6 +398,12 @@ impl Prometheus {
             .spawn()
             .map_err(|error| format!("prometheus: {error}"))?;
         Ok(Prometheus { process, address, folder })
+    }
+
+    /// Waits until an alert fires.
+    fn wait_for_alert(&self, name: &str) -> Outcome {
+        let firing = format!("ALERTS{{alertname=\"{name}\",alertstate=\"firing\"}}");
+        wait_until(name, || self.ask(&firing).is_ok_and(|alerts| !alerts.is_empty()))
     }
 
     /// The values that a query has right now.
@@ -448,11 +457,53 @@ fn a_real_prometheus_answers_the_operators_questions_and_fires_when_the_storage_
     println!("{answers:#?}");
 
     system.storage.kill()?;
-    has("ALERTS{alertname=\"PixelNobodyWrites\",alertstate=\"firing\"}", &|fires| fires == 1.0)?;
-    has("ALERTS{alertname=\"PixelDown\",alertstate=\"firing\"}", &|fires| fires == 1.0)?;
+    prometheus.wait_for_alert("PixelNobodyWrites")?;
+    prometheus.wait_for_alert("PixelDown")?;
     system.storage.start_again()?;
     wait_until("the end of the alert", || {
         prometheus.ask("ALERTS{alertname=\"PixelNobodyWrites\"}").is_ok_and(|alerts| alerts.is_empty())
     })?;
     system.stop_and_verify(load)
+}
+
+#[test]
+fn alerts_fire_by_their_faults_where_no_broker_is_and_a_storage_only_stands_by() -> Outcome {
+    let services = Services::new(NOWHERE, "nobody")?;
+    let mut http = services.http.with("spool-max-bytes", "65536").start()?;
+    let mut writes = services.storage.spawn()?;
+    writes.wait_for_log("writing to")?;
+    let mut stands_by = services.storage.spawn()?;
+    stands_by.wait_for_log(STANDING_BY)?;
+    let prometheus = Prometheus::start(&[http.admin()?.address, stands_by.admin()?.address])?;
+    let sees = |query: &str| {
+        wait_until(query, || {
+            prometheus.ask(query).is_ok_and(|values| values.iter().any(|value| *value > 0.0))
+        })
+    };
+    sees("sum(up) == 2")?;
+    let mut client = Client::connect(http.address()?)?;
+    let headers = [("User-Agent", &*"x".repeat(2000))];
+    let mut visit = || -> Outcome<u16> { Ok(client.ask("GET", "/track", &headers)?.status) };
+    // A spool that fills, is nearly full, and is.
+    for _ in 0..5 {
+        assert_eq!(visit()?, 200);
+    }
+    sees("pixel_spool_bytes > 6553")?;
+    while visit()? == 200 {}
+    for alert in [
+        "PixelRefusesVisits",
+        "PixelSpoolNearlyFull",
+        "PixelSpoolFills",
+        "PixelBrokerAway",
+        "PixelNoActiveStorage",
+        "PixelVisitsAreLate",
+    ] {
+        prometheus.wait_for_alert(alert)?;
+    }
+    drop(writes);
+    // The other one takes over.
+    wait_until("the end of the alert", || {
+        prometheus.ask("ALERTS{alertname=\"PixelNoActiveStorage\"}").is_ok_and(|alerts| alerts.is_empty())
+    })?;
+    http.stop()
 }
