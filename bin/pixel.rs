@@ -9,9 +9,9 @@ use pixel::program::options::{
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Embedded, Facts, Failure, LogSettings, OutputFiles, PATIENCE, Process, Writer, audit, dead_letters,
-    drain, drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool,
-    replay, replay_command, status, status_command, with_audit_arguments,
+    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, drain,
+    drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, replay,
+    replay_command, status, status_command, with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -83,9 +83,9 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     process.announce(&effective);
     let settings = spool;
     let spool = open_spool(&settings)?;
-    let files = OutputFiles::of(std::slice::from_ref(&output));
     let path = http.path.clone();
     let writer = Writer::new(output, &process);
+    let files = writer.files();
     let backlog = spool.clone();
     process.part("recorder", move || {
         let mut inboxes = SpoolInboxes::new(backlog.clone(), dead_letters(backlog.folder()));
@@ -96,7 +96,6 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let facts = Facts {
         pixel: Some(format!("http://{}{path}", public.address())),
         spool: Some(spool.folder().display().to_string()),
-        output: Some(files.shown()),
         ..Facts::default()
     };
     let status = Embedded { health: process.health.clone(), spool: spool.clone(), files };

@@ -12,7 +12,7 @@ use pixel::program::options::{
 use pixel::program::{
     Collector, Facts, Failure, LogSettings, PATIENCE, Process, drain_to_broker, drain_to_broker_command,
     exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, status, status_command,
-    watch_queues,
+    watch_queue,
 };
 use pixel::relay::Relay;
 
@@ -78,16 +78,16 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let spool_settings = spool;
     let spool = open_spool(&spool_settings)?;
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
+    let noted = spool.shard_into(broker.shards);
+    noted.map_err(|error| format!("failed to note the shards in `{}`: {error}", spool.folder().display()))?;
     let facts = Facts {
         broker: Some(broker.nodes()),
         queue: Some(broker.queue.clone()),
         spool: Some(spool.folder().display().to_string()),
         ..Facts::default()
     };
+    watch_queue(&broker, &process)?;
     let path = http.path.clone();
-    let noted = spool.shard_into(broker.shards);
-    noted.map_err(|error| format!("failed to note the shards in `{}`: {error}", spool.folder().display()))?;
-    watch_queues(&broker, &broker.all_shards(), &process)?;
     let mut nodes = Broker::sharded(broker.urls.clone(), broker.queue.clone(), &spool.shards());
     let (backlog, stop) = (spool.clone(), process.stop.clone());
     let (metrics, health) = (process.metrics.clone(), process.health.clone());

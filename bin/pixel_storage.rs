@@ -11,9 +11,8 @@ use pixel::program::options::{
     STORAGE_ADMIN_LISTEN, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Facts, Failure, LogSettings, OutputFiles, Process, Storage, Writer, audit, exit, healthcheck,
-    listen_for_operators, replay_broker, replay_broker_command, status, status_command, watch_queues,
-    with_audit_arguments,
+    Facts, Failure, LogSettings, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators,
+    replay_broker, replay_broker_command, status, status_command, watch_queue, with_audit_arguments,
 };
 use pixel::queue::Shard;
 
@@ -80,21 +79,14 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut process = Process::start(Role::Storage, &log)?;
     process.announce(&effective);
     process.health.ill(Part::Broker, "not connected yet");
-    let outputs: Vec<_> = shards.iter().map(|shard| output.of_shard(*shard)).collect();
-    let files = OutputFiles::of(&outputs);
-    let facts = Facts {
-        broker: Some(broker.nodes()),
-        queue: Some(broker.queue.clone()),
-        output: Some(files.shown()),
-        ..Facts::default()
-    };
-    let status = Storage { health: process.health.clone(), files: files.clone() };
-    listen_for_operators(admin, status, facts, &process)?;
-    watch_queues(&broker, &shards, &process)?;
+    let outputs = shards.iter().map(|shard| output.of_shard(*shard)).collect();
     let writer = Writer::of_any(outputs, &process);
+    let facts = Facts { broker: Some(broker.nodes()), queue: Some(broker.queue.clone()), ..Facts::default() };
+    let status = Storage { health: process.health.clone(), files: writer.files() };
+    listen_for_operators(admin, status, facts, &process)?;
+    watch_queue(&broker, &process)?;
     process.part("recorder", move || {
         writer.run_any(|at, recorder, stop| {
-            files.take(at);
             let queue = broker.queue_of(shards[at]);
             let connected = |node: &str| log::info!("consuming {queue} from {node}");
             let mut broker = Broker::new(broker.urls, queue.clone());

@@ -13,8 +13,8 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long after a failure it is asked again. Each try is a line of the broker's log.
 const AGAIN: Duration = Duration::from_secs(15);
 
-/// Keeps the numbers of `queues`, all together, and of their dead letters up to date until the word to stop is given.
-/// What fails is no problem of anybody's: then they are not known.
+/// Keeps the numbers of `queues`, a sum over all shards, and of their dead letters up to date until the word to stop is given. What fails is no
+/// problem of anybody's: then they are not known.
 pub fn watch_queues(urls: &[AmqpUrl], queues: &[String], metrics: &Metrics, stop: &Stop) {
     let mut wait = EVERY;
     for url in urls.iter().cycle() {
@@ -34,12 +34,14 @@ pub fn watch_queues(urls: &[AmqpUrl], queues: &[String], metrics: &Metrics, stop
 }
 
 fn ask(session: &Session, queues: &[String], metrics: &Metrics) -> amiquip::Result<()> {
-    let [mut ready, mut dead] = [0.0; 2];
+    let count = |queue: String| -> amiquip::Result<f64> {
+        let count = session.channel().queue_declare_passive(queue)?.declared_message_count();
+        Ok(count.unwrap_or_default().into())
+    };
+    let (mut ready, mut dead) = (0.0, 0.0);
     for queue in queues {
-        for (queue, count) in [(queue.clone(), &mut ready), (dead_letters(queue), &mut dead)] {
-            let declared = session.channel().queue_declare_passive(queue)?;
-            *count += f64::from(declared.declared_message_count().unwrap_or_default());
-        }
+        ready += count(queue.clone())?;
+        dead += count(dead_letters(queue))?;
     }
     metrics.queue_messages.set(ready);
     metrics.queue_dead_messages.set(dead);

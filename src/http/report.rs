@@ -14,6 +14,10 @@ pub trait Status: Send + Sync {
     fn problems(&self) -> Vec<String>;
     /// What `/readyz` says when there is no problem, in whole lines.
     fn state(&self) -> String;
+    /// The file that it writes, where it is known.
+    fn output(&self) -> Option<String> {
+        None
+    }
     /// Brings the gauges up to date that nobody sets as things happen.
     fn measure(&self, metrics: &Metrics);
 }
@@ -29,8 +33,6 @@ pub struct Facts {
     pub queue: Option<String>,
     /// The spool's folder.
     pub spool: Option<String>,
-    /// The output file.
-    pub output: Option<String>,
 }
 
 /// The state of one program at one moment. What it does not have, or what is not known, is null.
@@ -47,6 +49,8 @@ pub(super) struct Report<'a> {
     state: Vec<String>,
     #[serde(flatten)]
     facts: &'a Facts,
+    /// The output file.
+    output: Option<String>,
     totals: Totals,
     waiting: Waiting,
     broker_state: Option<BrokerState>,
@@ -122,6 +126,7 @@ pub(super) fn report(metrics: &Metrics, status: &dyn Status, facts: &Facts, show
         is_ready,
         state,
         facts,
+        output: status.output(),
         totals: Totals {
             accepted: of(role.takes(), metrics.accepted.get()),
             refused: of(role.takes(), metrics.refused.get()),

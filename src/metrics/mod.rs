@@ -96,14 +96,14 @@ pub struct Metrics {
     pub spool_max_bytes: Reading,
     /// How old the oldest visit in it is, in seconds; 0 where it is empty.
     pub spool_oldest_age: Reading,
-    /// 1 with a broker, else 0.
-    pub broker_connected: Reading,
-    /// 1 while the broker takes no messages, else 0.
-    pub broker_blocked: Reading,
     /// Slots of the spool's folder that hold visits and that no process has, but who takes them over.
     pub stranded_slots: Reading,
     /// The visits in them.
     pub stranded_visits: Reading,
+    /// 1 with a broker, else 0.
+    pub broker_connected: Reading,
+    /// 1 while the broker takes no messages, else 0.
+    pub broker_blocked: Reading,
     /// Visits that were sent and are not confirmed.
     pub relay_unconfirmed: Reading,
     /// Messages that are ready in the queue; absent while that cannot be asked.
@@ -204,11 +204,6 @@ impl Metrics {
         metrics.register_counters();
         metrics.register_rest();
         metrics
-    }
-
-    /// Those of a second relay of the same program: what it publishes counts, and how its broker is does not show.
-    pub fn apart(&self) -> Self {
-        Metrics { published: self.published.clone(), ..Metrics::of(self.role) }
     }
 
     fn register_counters(&mut self) {
@@ -338,6 +333,12 @@ impl Metrics {
             Shown::bytes("output", "How long the output file is", &self.output_bytes),
             Shown::bytes("ledger", "How long its ledger is", &self.ledger_bytes),
         ])));
+    }
+
+    /// For work beside the program's own: the visits that it publishes count as the program's, and nothing else is
+    /// shown.
+    pub fn aside(&self) -> Metrics {
+        Metrics { published: self.published.clone(), ..Metrics::of(self.role) }
     }
 
     /// The numbers as OpenMetrics text.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use clap::{ArgMatches, Command};
+
 use super::options::{
     BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, SPOOL, SpoolSettings, log_settings,
     with_settings,
@@ -21,7 +23,6 @@ use crate::queue::Backlog;
 use crate::record::SpoolInboxes;
 use crate::spool::{Slot, SlotState, Slots, Spool};
 use crate::stop::Stop;
-use clap::{ArgMatches, Command};
 
 const TICK: Duration = Duration::from_millis(100);
 

@@ -26,7 +26,7 @@ pub use self::drain::{drain, drain_command, drain_to_broker, drain_to_broker_com
 pub use self::logger::LogSettings;
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
 pub use self::replay::{dead_letters, replay, replay_broker, replay_broker_command, replay_command};
-pub use self::status::{Collector, Embedded, OutputFiles, Storage};
+pub use self::status::{Collector, Embedded, Storage};
 pub use self::status_command::{status, status_command};
 pub use self::stranded::look_after_slots;
 pub use self::writer::Writer;
@@ -38,7 +38,6 @@ use crate::amqp;
 pub use crate::http::Facts;
 use crate::http::{Admin, Listener, Pixel, Status, Track, ask_ready};
 use crate::limits::warn_of_few_files;
-use crate::queue::Shard;
 use crate::spool::{OpenError, Spool, want};
 
 /// How long a slot is waited for that another process relays and gives back: it may have to leave a broker that says
@@ -50,13 +49,13 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 /// How often it is looked how many visits came and went.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps the numbers of the queues of `shards` up to date, over a connection of its own.
+/// Keeps the numbers of the queue up to date, over a connection of its own.
 ///
 /// # Errors
 /// What the system said where no thread is to be had.
-pub fn watch_queues(broker: &BrokerSettings, shards: &[Shard], process: &Process) -> Result<(), Failure> {
+pub fn watch_queue(broker: &BrokerSettings, process: &Process) -> Result<(), Failure> {
     let urls = broker.urls.clone();
-    let queues: Vec<_> = shards.iter().map(|shard| broker.queue_of(*shard)).collect();
+    let queues: Vec<_> = broker.all_shards().into_iter().map(|shard| broker.queue_of(shard)).collect();
     let (metrics, stop) = (process.metrics.clone(), process.stop.clone());
     process.aside("queue", move || amqp::watch_queues(&urls, &queues, &metrics, &stop))
 }

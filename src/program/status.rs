@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::options::OutputSettings;
 use crate::health::{Health, Part};
 use crate::http::Status;
 use crate::metrics::{Metrics, Reading};
@@ -54,6 +53,10 @@ pub struct Storage {
 }
 
 impl Status for Storage {
+    fn output(&self) -> Option<String> {
+        self.files.name()
+    }
+
     fn problems(&self) -> Vec<String> {
         // Standing by is its job.
         if self.health.stands_by() { Vec::new() } else { self.health.all() }
@@ -84,6 +87,10 @@ pub struct Embedded {
 }
 
 impl Status for Embedded {
+    fn output(&self) -> Option<String> {
+        self.files.name()
+    }
+
     fn problems(&self) -> Vec<String> {
         self.health.lapse(Part::Spool, REFUSAL_AGE);
         // With a spool of its own, nobody else should write its output.
@@ -119,43 +126,34 @@ fn seconds_since(time: f64) -> f64 {
     (Timestamp::now().as_microsecond() as f64 / 1e6 - time).max(0.0)
 }
 
-/// The outputs that a program may write, each with what says what is in it, and which of them it writes.
+/// The outputs that may be written, each with its ledger, and which of them is.
 #[derive(Debug, Clone)]
 pub struct OutputFiles {
-    outputs: Vec<(PathBuf, PathBuf)>,
-    taken: Arc<OnceLock<usize>>,
+    pub(super) files: Vec<(PathBuf, PathBuf)>,
+    pub(super) active: Arc<OnceLock<usize>>,
 }
 
 impl OutputFiles {
-    /// Those of `outputs`, at least one.
-    pub fn of(outputs: &[OutputSettings]) -> Self {
-        let outputs: Vec<_> = outputs.iter().map(|one| (one.path.clone(), one.ledger.clone())).collect();
-        let taken = OnceLock::new();
-        if outputs.len() == 1 {
-            taken.get_or_init(|| 0);
+    /// The one that is written, or will be; `None` while it may be any of several.
+    fn one(&self) -> Option<&(PathBuf, PathBuf)> {
+        match self.files.as_slice() {
+            [only] => Some(only),
+            several => several.get(*self.active.get()?),
         }
-        OutputFiles { outputs, taken: Arc::new(taken) }
     }
 
-    /// Notes which it is that is written, by its place among them.
-    pub fn take(&self, at: usize) {
-        self.taken.get_or_init(|| at);
-    }
-
-    /// What a person is to know of where visits are written.
-    pub fn shown(&self) -> String {
-        let paths: Vec<_> = self.outputs.iter().map(|(path, _)| path.display().to_string()).collect();
-        paths.join(" or ")
+    fn name(&self) -> Option<String> {
+        self.one().map(|(path, _)| path.display().to_string())
     }
 
     fn measure(&self, metrics: &Metrics) {
-        let Some(at) = self.taken.get() else { return };
         let measure = |path: &PathBuf, reading: &Reading| match fs::metadata(path) {
             Ok(metadata) => reading.set(metadata.len() as f64),
             Err(_) => reading.clear(),
         };
-        let (path, ledger) = &self.outputs[*at];
-        measure(path, &metrics.output_bytes);
-        measure(ledger, &metrics.ledger_bytes);
+        if let Some((path, ledger)) = self.one() {
+            measure(path, &metrics.output_bytes);
+            measure(ledger, &metrics.ledger_bytes);
+        }
     }
 }

@@ -150,7 +150,7 @@ pub(super) fn relay(
     // The shards that its own collector had.
     let mut broker = Broker::sharded(settings.urls.clone(), settings.queue.clone(), &spool.shards());
     // Its broker is the collector's, which tells of it by itself.
-    let (health, metrics) = (Health::default(), metrics.apart());
+    let (health, metrics) = (Health::default(), metrics.aside());
     thread::scope(|scope| {
         let relaying = scope.spawn(|| {
             Relay { backlog: spool, metrics: &metrics, health: &health }.run(&mut broker, &done);

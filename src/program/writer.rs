@@ -1,10 +1,11 @@
 //! The writing side of `pixel` and pixel-storage: the output's lock, its ledger, and a recorder over both.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::options::OutputSettings;
 use super::process::Process;
+use super::status::OutputFiles;
 use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
 use crate::disk::{folder_of, keep_names};
@@ -18,6 +19,8 @@ use crate::stop::Stop;
 pub struct Writer {
     // The first that is free is the one.
     outputs: Vec<OutputSettings>,
+    // Which one it is, once it is.
+    active: Arc<OnceLock<usize>>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     stop: Stop,
@@ -34,10 +37,17 @@ impl Writer {
     pub fn of_any(outputs: Vec<OutputSettings>, process: &Process) -> Self {
         Writer {
             outputs,
+            active: Arc::default(),
             metrics: process.metrics.clone(),
             health: process.health.clone(),
             stop: process.stop.clone(),
         }
+    }
+
+    /// What it writes to, for who tells operators of it.
+    pub fn files(&self) -> OutputFiles {
+        let files = self.outputs.iter().map(|output| (output.path.clone(), output.ledger.clone()));
+        OutputFiles { files: files.collect(), active: self.active.clone() }
     }
 
     /// Waits for the output's lock, opens its ledger, and hands a recorder to `record`. `Ok` when the word to
@@ -61,6 +71,8 @@ impl Writer {
         record: impl FnOnce(usize, &mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
     ) -> Result<(), String> {
         let Some((at, lock, mut ledger)) = self.open() else { return Ok(()) };
+        // It is the one for as long as the process lives.
+        self.active.get_or_init(|| at);
         if self.metrics.role == Role::Storage {
             self.metrics.storage_active.set(1.0);
         }

@@ -35,7 +35,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(3);
 pub struct Relay<'a> {
     /// What is to be published.
     pub backlog: &'a dyn Backlog,
-    /// Where confirmed visits, and whether there is a connection, are counted.
+    /// Where confirmed visits, and what becomes of the connection, are counted.
     pub metrics: &'a Metrics,
     /// Where the state of the broker is shown.
     pub health: &'a Health,

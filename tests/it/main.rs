@@ -17,9 +17,9 @@
 //! - `processes`: programs that are killed, paused, or there twice.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
+//! - `observe`: what operators see: metrics, the status page, the log, the alerts.
 //! - `shards`: several queues with an output each.
 //! - `stranded`: slots whose collector is gone.
-//! - `observe`: what operators see: metrics, the status page, the log.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they

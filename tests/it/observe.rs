@@ -1,7 +1,9 @@
-//! What operators see: metrics, the status page, the log.
+//! What operators see: metrics, the status page, the log, the alerts.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use pixel::queue::VisitStore;
 use pixel::spool::Spool;
@@ -16,7 +18,7 @@ use crate::support::fixtures::{Brokered, Embedded, Services};
 use crate::support::launch::Launch;
 use crate::support::message::VISIT;
 use crate::support::port::free_address;
-use crate::support::program::Program;
+use crate::support::program::{Program, STANDING_BY};
 use crate::support::wait::wait_until;
 
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
@@ -335,4 +337,173 @@ fn what_ends_a_program_is_an_object_where_the_log_is_for_machines() -> Outcome {
     assert_eq!((status, &last["level"]), (1, &"error".into()), "{stderr}");
     assert!(last["message"].as_str().is_some_and(|said| said.contains("failed to listen on")), "{last}");
     Ok(())
+}
+
+/// Where the project's own files are.
+fn file(path: &str) -> Outcome<String> {
+    Ok(std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))?)
+}
+
+#[test]
+fn each_alert_fires_by_what_it_is_for_and_has_a_paragraph() -> Outcome {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
+    for arguments in [
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "pixel.rules.yml"],
+        ["test", "rules", "pixel.rules.test.yml"],
+    ] {
+        let output = Command::new("promtool").args(arguments).current_dir(&folder).output()?;
+        let said = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
+        assert!(output.status.success(), "{arguments:?}: {said}");
+    }
+    let (rules, tests) =
+        (file("deploy/prometheus/pixel.rules.yml")?, file("deploy/prometheus/pixel.rules.test.yml")?);
+    let document = file("docs/OPERATIONS.md")?;
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() >= 15);
+    for alert in alerts {
+        assert!(document.contains(&format!("**{alert}")), "{alert} has no paragraph");
+        assert!(tests.contains(&format!("alertname: {alert}\n        exp_alerts:")), "{alert} has no test");
+    }
+    Ok(())
+}
+
+/// A real Prometheus that scrapes every second, with the rules.
+struct Prometheus {
+    process: Child,
+    address: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    fn start(targets: &[SocketAddr]) -> Outcome<Prometheus> {
+        let (folder, address) = (tempfile::tempdir()?, free_address());
+        let targets: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
+        let config = file("deploy/prometheus/prometheus.yml")?
+            .replace("15s", "1s")
+            .replace("[pixel-http:8081, pixel-storage:8082]", &format!("[{}]", targets.join(", ")));
+        std::fs::write(folder.path().join("prometheus.yml"), config)?;
+        // What lasts minutes there does so for seconds here, for a test's sake.
+        let mut rules = file("deploy/prometheus/pixel.rules.yml")?;
+        for (minutes, seconds) in [("for: 2m", "for: 1s"), ("for: 1m", "for: 1s"), ("> 300", "> 3")] {
+            rules = rules.replace(minutes, seconds);
+        }
+        std::fs::write(folder.path().join("pixel.rules.yml"), rules)?;
+        let process = Command::new("prometheus")
+            .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("prometheus: {error}"))?;
+        Ok(Prometheus { process, address, folder })
+    }
+
+    /// Waits until an alert fires.
+    fn wait_for_alert(&self, name: &str) -> Outcome {
+        let firing = format!("ALERTS{{alertname=\"{name}\",alertstate=\"firing\"}}");
+        wait_until(name, || self.ask(&firing).is_ok_and(|alerts| !alerts.is_empty()))
+    }
+
+    /// The values that a query has right now.
+    fn ask(&self, query: &str) -> Outcome<Vec<f64>> {
+        let query = percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
+        let mut client = Client::connect(self.address)?;
+        client.send(format!("GET /api/v1/query?query={query} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes())?;
+        let answer: Value = serde_json::from_slice(&client.receive(true)?.body)?;
+        let result = answer["data"]["result"].as_array().ok_or_else(|| format!("{query}: {answer}"))?;
+        Ok(result.iter().filter_map(|row| row["value"][1].as_str()?.parse().ok()).collect())
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = &self.folder;
+    }
+}
+
+#[test]
+fn a_real_prometheus_answers_the_operators_questions_and_fires_when_the_storage_dies() -> Outcome {
+    let broker = Broker::shared()?;
+    let mut system = Brokered::start(&broker.url(), "prometheus")?;
+    let load = system.load(4);
+    let prometheus = Prometheus::start(&[system.http.admin()?.address, system.storage.admin()?.address])?;
+    let has = |query: &str, is_right: &dyn Fn(f64) -> bool| {
+        wait_until(query, || {
+            prometheus.ask(query).is_ok_and(|values| values.iter().any(|value| is_right(*value)))
+        })
+        .map_err(|error| format!("{error}; it is {:?}", prometheus.ask(query)).into()) as Outcome
+    };
+    has("sum(rate(pixel_visits_written_total[5m]))", &|rate| rate > 1.0)?;
+    // Every question of the table, and everything that the dashboard asks, has an answer.
+    let document = file("docs/OPERATIONS.md")?;
+    let table = document.split("| question | PromQL |").nth(1).ok_or("no table")?;
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with("| "));
+    let questions =
+        rows.flat_map(|row| row.split('`').skip(1).step_by(2).map(str::to_string).collect::<Vec<_>>());
+    let dashboard: Value = serde_json::from_str(&file("deploy/grafana/pixel.json")?)?;
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let asked = targets.filter_map(|target| target["expr"].as_str().map(str::to_string));
+    let queries: Vec<String> = questions.filter(|query| query.contains('(')).chain(asked).collect();
+    assert!(queries.len() > 30, "{queries:?}");
+    for query in &queries {
+        has(query, &|_| true)?;
+    }
+    let answers: Vec<_> = queries.iter().map(|query| (query, prometheus.ask(query))).collect();
+    println!("{answers:#?}");
+
+    system.storage.kill()?;
+    prometheus.wait_for_alert("PixelNobodyWrites")?;
+    prometheus.wait_for_alert("PixelDown")?;
+    system.storage.start_again()?;
+    wait_until("the end of the alert", || {
+        prometheus.ask("ALERTS{alertname=\"PixelNobodyWrites\"}").is_ok_and(|alerts| alerts.is_empty())
+    })?;
+    system.stop_and_verify(load)
+}
+
+#[test]
+fn alerts_fire_by_their_faults_where_no_broker_is_and_a_storage_only_stands_by() -> Outcome {
+    let services = Services::new(NOWHERE, "nobody")?;
+    let mut http = services.http.with("spool-max-bytes", "65536").start()?;
+    let mut writes = services.storage.spawn()?;
+    writes.wait_for_log("writing to")?;
+    let mut stands_by = services.storage.spawn()?;
+    stands_by.wait_for_log(STANDING_BY)?;
+    let prometheus = Prometheus::start(&[http.admin()?.address, stands_by.admin()?.address])?;
+    let sees = |query: &str| {
+        wait_until(query, || {
+            prometheus.ask(query).is_ok_and(|values| values.iter().any(|value| *value > 0.0))
+        })
+    };
+    sees("sum(up) == 2")?;
+    let mut client = Client::connect(http.address()?)?;
+    let headers = [("User-Agent", &*"x".repeat(2000))];
+    let mut visit = || -> Outcome<u16> { Ok(client.ask("GET", "/track", &headers)?.status) };
+    // A spool that fills, is nearly full, and is.
+    for _ in 0..5 {
+        assert_eq!(visit()?, 200);
+    }
+    sees("pixel_spool_bytes > 6553")?;
+    while visit()? == 200 {}
+    for alert in [
+        "PixelRefusesVisits",
+        "PixelSpoolNearlyFull",
+        "PixelSpoolFills",
+        "PixelBrokerAway",
+        "PixelNoActiveStorage",
+        "PixelVisitsAreLate",
+    ] {
+        prometheus.wait_for_alert(alert)?;
+    }
+    drop(writes);
+    // The other one takes over.
+    wait_until("the end of the alert", || {
+        prometheus.ask("ALERTS{alertname=\"PixelNoActiveStorage\"}").is_ok_and(|alerts| alerts.is_empty())
+    })?;
+    http.stop()
 }
