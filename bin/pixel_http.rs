@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use pixel::amqp::Broker;
 use pixel::program::options::{
     ADMIN, ADMIN_LISTEN, AdminSettings, BROKER, BrokerSettings, Given, HTTP, HttpSettings, LOGS, SPOOL,
     SpoolSettings, check, check_command, log_settings, with_settings,
@@ -74,7 +73,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
     let noted = spool.shard_into(broker.shards);
     noted.map_err(|error| format!("failed to note the shards in `{}`: {error}", spool.folder().display()))?;
-    let mut nodes = Broker::sharded(broker.urls.clone(), broker.queue.clone(), &spool.shards());
+    let mut nodes = broker.publishing(&spool.shards());
     let (backlog, stop) = (spool.clone(), process.stop.clone());
     let (metrics, health) = (process.metrics.clone(), process.health.clone());
     process.part("relay", move || {

@@ -10,7 +10,6 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::options::{BrokerSettings, SpoolSettings};
 use super::process::{Failure, Process};
-use crate::amqp::Broker;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
@@ -151,7 +150,7 @@ pub(super) fn relay(
 ) -> &'static str {
     let done = Stop::default();
     // The shards that its own collector had.
-    let mut broker = Broker::sharded(settings.urls.clone(), settings.queue.clone(), &spool.shards());
+    let mut broker = settings.publishing(&spool.shards());
     // Its broker is the collector's, which tells of it by itself.
     let health = Health::default();
     thread::scope(|scope| {
