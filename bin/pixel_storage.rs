@@ -4,13 +4,15 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use pixel::health::Part;
+use pixel::metrics::Role;
 use pixel::program::options::{
     AdminSettings, BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, SHARD_CHOICE, STORAGE_ADMIN,
     STORAGE_ADMIN_LISTEN, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Failure, LogSettings, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators,
-    replay_broker, replay_broker_command, with_audit_arguments,
+    Facts, Failure, LogSettings, OutputFiles, Process, Storage, Writer, audit, exit, healthcheck,
+    listen_for_operators, replay_broker, replay_broker_command, status, status_command, watch_queues,
+    with_audit_arguments,
 };
 use pixel::queue::Shard;
 
@@ -27,6 +29,7 @@ fn command() -> Command {
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_broker_command())
         .subcommand(check_command(all))
+        .subcommand(status_command(STORAGE_ADMIN))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[STORAGE_ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Some(("audit", given)) => exit("pixel-storage audit", audit(given)),
         Some(("replay", given)) => exit("pixel-storage replay", replay_broker(given)),
         Some(("check", given)) => exit("pixel-storage check", check(given, Settings::read)),
+        Some(("status", given)) => exit("pixel-storage status", status(given, &STORAGE_ADMIN_LISTEN)),
         Some((_, given)) => healthcheck("pixel-storage", given, &STORAGE_ADMIN_LISTEN),
         None => exit("pixel-storage", run(&given)),
     }
@@ -71,15 +75,27 @@ impl Settings {
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
     let Settings { broker, shards, masstransit, output, admin, log } = Settings::read(&mut given);
+    let effective = given.effective();
     given.refuse_bad()?;
 
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Storage, &log)?;
+    process.announce(&effective);
     process.health.ill(Part::Broker, "not connected yet");
-    listen_for_operators(admin, Storage { health: process.health.clone() }, &process)?;
-    let outputs = shards.iter().map(|shard| output.of_shard(*shard)).collect();
+    let outputs: Vec<_> = shards.iter().map(|shard| output.of_shard(*shard)).collect();
+    let files = OutputFiles::of(&outputs);
+    let facts = Facts {
+        broker: Some(broker.nodes()),
+        queue: Some(broker.queue.clone()),
+        output: Some(files.shown()),
+        ..Facts::default()
+    };
+    let status = Storage { health: process.health.clone(), files: files.clone() };
+    listen_for_operators(admin, status, facts, &process)?;
+    watch_queues(&broker, &shards, &process)?;
     let writer = Writer::of_any(outputs, &process);
     process.part("recorder", move || {
         writer.run_any(|at, recorder, stop| {
+            files.take(at);
             let queue = broker.queue_of(shards[at]);
             let connected = |node: &str| log::info!("consuming {queue} from {node}");
             // A fanout exchange would give each shard a copy.
@@ -89,5 +105,5 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
         })
     })?;
     let ending = process.wait()?;
-    process.end(ending)
+    process.end(ending, || "what is not acknowledged stays in the queue".into())
 }

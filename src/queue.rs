@@ -83,6 +83,8 @@ pub trait Backlog: Send + Sync {
     /// The visits from `from` on, of at most `max_bytes` where one group is not larger by itself;
     /// `None` where there are none yet.
     fn read(&self, from: Position, max_bytes: usize) -> io::Result<Option<Reading>>;
+    /// How many visits wait to be confirmed.
+    fn visits(&self) -> u64;
     /// How many bytes there are to read from `from` on.
     fn bytes_after(&self, from: Position) -> u64;
     /// Gives up every visit before `up_to`: they are safe elsewhere.

@@ -14,12 +14,14 @@ mod publisher;
 mod session;
 mod topology;
 mod url;
+mod watch;
 
 pub use self::dead_letters::DeadLetters;
 use self::inbox::{AmqpInbox, Blocked};
 use self::intake::{Intake, Pace};
 use self::publisher::AmqpPublisher;
 pub use self::url::AmqpUrl;
+pub use self::watch::watch_queues;
 
 use amiquip::{Channel, Connection};
 

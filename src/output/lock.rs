@@ -62,7 +62,8 @@ impl OutputLock {
                     }
                 }
             }
-            if told.as_ref() != Some(&reason) {
+            // That the output is kept locked is a problem, and is noted for as long as it lasts.
+            if told.as_ref() != Some(&reason) || matches!(reason.1, Waiting::OutputLocked(_)) {
                 waiting(reason.0, reason.1.clone());
                 told = Some(reason);
             }

@@ -7,9 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use clap::{ArgMatches, Command};
-use prometheus_client::metrics::gauge::Gauge;
-
 use super::options::{
     BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, SPOOL, SpoolSettings, log_settings,
     with_settings,
@@ -19,10 +16,12 @@ use super::progress::Progress;
 use super::replay::dead_letters;
 use super::stranded::{counted, relay};
 use super::writer::Writer;
+use crate::metrics::Role;
 use crate::queue::Backlog;
 use crate::record::SpoolInboxes;
 use crate::spool::{Slot, SlotState, Slots, Spool};
 use crate::stop::Stop;
+use clap::{ArgMatches, Command};
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -121,7 +120,7 @@ pub fn drain(matches: &ArgMatches) -> Result<(), Failure> {
     let output = OutputSettings::read(&mut given);
     let log = log_settings(&mut given);
     given.refuse_bad()?;
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Embedded, &log)?;
     let found = Arc::new(Found::open(&settings)?);
     let place = format!("written to `{}`", output.path.display());
     let writer = Writer::new(output, &process);
@@ -166,14 +165,14 @@ pub fn drain_to_broker(matches: &ArgMatches) -> Result<(), Failure> {
     let broker = BrokerSettings::read(&mut given);
     let log = log_settings(&mut given);
     given.refuse_bad()?;
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Collector, &log)?;
     let found = Arc::new(Found::open(&settings)?);
     let place = format!("published to {}, queue {}", broker.nodes(), broker.queue);
     let progress = Mutex::new((Progress::new("visits", found.visits), found.visits));
     let (draining, metrics, stop) = (found.clone(), process.metrics.clone(), process.stop.clone());
     process.part("drain", move || {
         for spool in &draining.spools {
-            relay(spool, &broker, &metrics, &Gauge::default(), &stop, || {
+            relay(spool, &broker, &metrics, &stop, || {
                 advance(&progress, draining.left());
                 (spool.visits() == 0).then_some("nothing waits any more")
             });

@@ -14,6 +14,7 @@ use super::process::{Failure, Process};
 use super::progress::Progress;
 use super::writer::Writer;
 use crate::amqp::Broker;
+use crate::metrics::Role;
 use crate::output::read_ledger;
 use crate::record::{DeadFiles, Forecast, Written, read_dead_file};
 use crate::spool::Spool;
@@ -71,7 +72,7 @@ pub fn replay(matches: &ArgMatches) -> Result<(), Failure> {
         print!("{forecast}");
         return Ok(());
     }
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Embedded, &log)?;
     let spools = paths.iter().filter_map(|path| path.parent());
     let spools: Result<Vec<Spool>, _> =
         spools.map(|folder| Spool::open(folder, 1, spool.max_bytes)).collect();
@@ -130,7 +131,7 @@ pub fn replay_broker(matches: &ArgMatches) -> Result<(), Failure> {
     let settings = BrokerSettings::read(&mut given);
     let log = log_settings(&mut given);
     given.refuse_bad()?;
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Storage, &log)?;
     let is_dry = matches.get_flag(DRY_RUN);
     let stop = process.stop.clone();
     process.part("replay", move || {

@@ -104,6 +104,7 @@ pub static LOGS: &[&Setting] = &[&LOG, &LOG_FORMAT];
 /// What Compose files and the edges read: not ours, and no mistake.
 static OTHERS: &[&str] = &[
     "PIXEL_BIND",
+    "PIXEL_CADDY_BUFFERING",
     "PIXEL_CERTIFICATES",
     "PIXEL_DISCOVERY",
     "PIXEL_EDGE_CONNECTIONS_MAX",
@@ -174,10 +175,17 @@ mod tests {
     #[test]
     fn whatever_the_deployment_reads_is_no_mistake() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let files = ["docker-compose.yml", ".env.example", "deploy/Caddyfile", "deploy/haproxy/haproxy.cfg"];
-        for file in
-            files.into_iter().chain(["deploy/haproxy/docker-compose.yml", "deploy/edge.sh", "Dockerfile"])
-        {
+        for file in [
+            "docker-compose.yml",
+            ".env.example",
+            "Dockerfile",
+            "deploy/Caddyfile",
+            "deploy/caddy/docker-compose.yml",
+            "deploy/edge.sh",
+            "deploy/haproxy/docker-compose.yml",
+            "deploy/haproxy/haproxy.cfg",
+            "deploy/public.yml",
+        ] {
             let text = fs::read_to_string(root.join(file)).expect("it is there");
             let words = text.split(|letter: char| !(letter.is_ascii_uppercase() || letter == '_'));
             for name in words.filter(|word| word.starts_with("PIXEL_")) {

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use prometheus_client::metrics::gauge::Gauge;
-
 use super::options::{BrokerSettings, SpoolSettings};
 use super::process::{Failure, Process};
 use crate::health::Health;
@@ -74,7 +72,7 @@ impl Keeper {
             let is_ripe = |slot: &&Slot| free_before.contains(&slot.folder);
             let next = self.after_last(&stranded).find(is_ripe).map(|slot| slot.folder.clone());
             // Without a broker, a slot would be held in vain.
-            if let Some(folder) = next.filter(|_| self.metrics.broker_connected.get() == 1) {
+            if let Some(folder) = next.filter(|_| self.metrics.broker_connected.get() == Some(1.0)) {
                 self.take_over(&folder);
             }
             free_before = stranded.into_iter().map(|slot| slot.folder).collect();
@@ -105,8 +103,8 @@ impl Keeper {
     }
 
     fn show(&self, slots: usize, visits: u64) {
-        self.metrics.stranded_slots.set(i64::try_from(slots).unwrap_or(i64::MAX));
-        self.metrics.stranded_visits.set(i64::try_from(visits).unwrap_or(i64::MAX));
+        self.metrics.stranded_slots.set(slots as f64);
+        self.metrics.stranded_visits.set(visits as f64);
     }
 
     /// Relays what waits in a slot, to its end, until somebody wants it, or until nothing gets on any more.
@@ -120,7 +118,7 @@ impl Keeper {
         };
         log::info!("{} in `{shown}`: taking it over", counted(spool.visits(), "visit"));
         let mut gets_on = (spool.visits(), Instant::now());
-        let why = relay(&spool, settings, &self.metrics, &Gauge::default(), &self.stop, || {
+        let why = relay(&spool, settings, &self.metrics, &self.stop, || {
             let visits = spool.visits();
             self.show(1, visits);
             if visits < gets_on.0 {
@@ -144,7 +142,6 @@ pub(super) fn relay(
     spool: &Spool,
     settings: &BrokerSettings,
     metrics: &Metrics,
-    connected: &Gauge,
     stop: &Stop,
     mut look: impl FnMut() -> Option<&'static str>,
 ) -> &'static str {
@@ -152,11 +149,10 @@ pub(super) fn relay(
     // The shards that its own collector had.
     let mut broker = settings.publishing(&spool.shards());
     // Its broker is the collector's, which tells of it by itself.
-    let health = Health::default();
+    let (health, metrics) = (Health::default(), metrics.apart());
     thread::scope(|scope| {
         let relaying = scope.spawn(|| {
-            let published = &metrics.published;
-            Relay { backlog: spool, published, connected, health: &health }.run(&mut broker, &done);
+            Relay { backlog: spool, metrics: &metrics, health: &health }.run(&mut broker, &done);
         });
         let mut why = None;
         while !relaying.is_finished() {

@@ -9,7 +9,7 @@ use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
 use crate::disk::{folder_of, keep_names};
 use crate::health::{Health, Part};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
 use crate::record::{RecordError, Recorder};
 use crate::stop::Stop;
@@ -61,6 +61,9 @@ impl Writer {
         record: impl FnOnce(usize, &mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
     ) -> Result<(), String> {
         let Some((at, lock, mut ledger)) = self.open() else { return Ok(()) };
+        if self.metrics.role == Role::Storage {
+            self.metrics.storage_active.set(1.0);
+        }
         let output = &self.outputs[at];
         let path = &output.path;
         let name = path.file_name().ok_or_else(|| format!("`{}` is no file's name", path.display()))?;
@@ -85,8 +88,9 @@ impl Writer {
             match self.try_to_open() {
                 Ok(opened) => return opened,
                 Err(problem) => {
-                    if self.health.ill(Part::Output, &problem) {
-                        log::error!("{problem}; trying again");
+                    self.metrics.output_errors.inc();
+                    if let Some(lasting) = self.health.ill(Part::Output, &problem) {
+                        log::error!("{problem}{lasting}; trying again");
                     }
                     backoff.wait(&self.stop);
                 }
@@ -119,8 +123,9 @@ impl Writer {
                 let shown = self.outputs[at].path.display();
                 let problem = format!("{holder} keeps `{shown}` locked (flock)");
                 self.health.stand_by(false);
-                self.health.ill(Part::Output, &problem);
-                log::warn!("{problem}; waiting for it");
+                if let Some(lasting) = self.health.ill(Part::Output, &problem) {
+                    log::warn!("{problem}{lasting}; waiting for it");
+                }
             }
         };
         let all: Vec<_> =

@@ -77,6 +77,9 @@ impl Backlog for MemoryBacklog {
         let end = Position { sequence: from.sequence + count, ..from };
         Ok((count > 0).then_some(Reading { message, end, shard: None }))
     }
+    fn visits(&self) -> u64 {
+        VISITS - self.shared.world().forgotten_before
+    }
     fn bytes_after(&self, from: Position) -> u64 {
         (VISITS - from.sequence) * VISIT_BYTES as u64
     }
@@ -210,11 +213,10 @@ fn relay_in(world: World) -> World {
     let shared = Shared(Arc::new(Mutex::new(world)));
     let (bell, rings) = crossbeam_channel::bounded(1);
     let backlog = MemoryBacklog { shared: shared.clone(), rings, _bell: bell };
-    let (published, connected, health) = (Counter::default(), Gauge::default(), Health::default());
+    let (metrics, health) = (Metrics::default(), Health::default());
     while shared.world().forgotten_before < VISITS {
         let stop = Stop::default();
-        let relay =
-            Relay { backlog: &backlog, published: &published, connected: &connected, health: &health };
+        let relay = Relay { backlog: &backlog, metrics: &metrics, health: &health };
         std::thread::scope(|scope| {
             let mut connector = MemoryConnector { shared: shared.clone(), stop: stop.clone() };
             scope.spawn(|| {

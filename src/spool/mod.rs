@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::open::OpenError;
@@ -39,6 +40,7 @@ use crate::disk::DiskFile;
 use crate::disk::journal::{Journal, record_bytes};
 use crate::queue::{Backlog, Position, Reading, Shard};
 use crate::queue::{StoreError, VisitStore};
+use crate::visit::Visit;
 use crate::visit::wire::Message;
 
 /// A spool that this process holds. Clones of the `Arc` share it: workers append, one reader reads.
@@ -183,19 +185,38 @@ impl Spool {
         self.state().bytes()
     }
 
+    /// When the oldest visit was received that waits to be confirmed; `None` where none does, or where it cannot be
+    /// read.
+    pub fn oldest_received_at(&self) -> Option<Timestamp> {
+        let place = {
+            let state = self.state();
+            state.at(state.confirmed).filter(|place| place.position.offset < place.end)?
+        };
+        let mut record = Vec::new();
+        let mut reader = Reader::new(&self.state, &self.as_disk, self.producer);
+        reader.read(&place, &mut record).ok()??;
+        let line = record.get(PREFIX_BYTES..)?.split(|byte| *byte == b'\n').next()?;
+        serde_json::from_slice::<Visit<'_>>(line).ok().map(|visit| visit.received_at)
+    }
+
     /// The most that waiting visits may take, in bytes: an append past it is refused.
     pub fn max_bytes(&self) -> u64 {
         self.max_bytes
     }
 
-    /// Waits until every visit is safe elsewhere, at most for `patience`, and says what stays.
+    /// Waits until every visit is safe elsewhere, at most for `patience`.
     pub fn drain(&self, patience: Duration) {
         let until = Instant::now() + patience;
         while self.visits() > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
-        if self.visits() > 0 {
-            log::info!("{} visits stay in the spool for the next start", self.visits());
+    }
+
+    /// What stays in it for the next start, in words.
+    pub fn what_stays(&self) -> String {
+        match self.visits() {
+            0 => "nothing stays in the spool".into(),
+            visits => format!("{visits} visits stay in the spool for the next start"),
         }
     }
 
@@ -327,6 +348,10 @@ impl Backlog for Spool {
             position.offset = next;
         }
         Ok((message.count > 0).then_some(Reading { message, end: position, shard }))
+    }
+
+    fn visits(&self) -> u64 {
+        Spool::visits(self)
     }
 
     fn bytes_after(&self, from: Position) -> u64 {

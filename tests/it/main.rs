@@ -20,6 +20,7 @@
 //! - `disks`: disks that fill up or fail.
 //! - `shards`: several queues with an output each.
 //! - `stranded`: slots whose collector is gone.
+//! - `observe`: what operators see: metrics, the status page, the log.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
@@ -39,6 +40,7 @@ mod heads;
 mod hostile;
 mod messages;
 mod neighbours;
+mod observe;
 mod options;
 mod output;
 mod processes;

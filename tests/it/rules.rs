@@ -191,6 +191,22 @@ fn every_failure_is_shown_by_a_test_that_exists() -> Outcome {
     Ok(())
 }
 
+/// A tag can be moved to another commit, and what runs there has the release's rights.
+#[test]
+fn every_action_of_the_workflows_is_pinned_by_its_commit() -> Outcome {
+    for workflow in fs::read_dir(root().join(".github/workflows"))? {
+        let text = fs::read_to_string(workflow?.path())?;
+        for (_, action) in text.lines().filter_map(|line| line.split_once("uses: ")) {
+            let (_, version) = action.split_once('@').ok_or("no version")?;
+            let (commit, comment) =
+                version.split_once(" # v").ok_or_else(|| format!("{action}: no version"))?;
+            let is_hash = commit.len() == 40 && commit.chars().all(|digit| digit.is_ascii_hexdigit());
+            assert!(is_hash && !comment.is_empty(), "{action}");
+        }
+    }
+    Ok(())
+}
+
 /// Finds `module::name` in tests/it, `file: name` anywhere. A name may be cut short with `…`.
 fn find_test(test: &str) -> Result<(), String> {
     let (file, name) = match test.split_once("::") {

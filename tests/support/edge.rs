@@ -13,12 +13,30 @@ use super::wait::wait_until;
 /// Which program is the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// The one of this machine: Debian's is 2.6.
     Caddy,
+    /// The one that the linters came with, of the version that the containers have.
+    NewerCaddy,
     Haproxy,
 }
 
+/// Where the linters are, and a newer Caddy than this machine's.
+const LINTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/lint/bin");
+
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Caddy, Kind::Haproxy];
+    /// Each that is here.
+    pub fn all() -> Vec<Kind> {
+        if Path::new(LINTERS).join("caddy").exists() {
+            return vec![Kind::Caddy, Kind::NewerCaddy, Kind::Haproxy];
+        }
+        println!("not tried: the containers' Caddy, which `tests/require-tools caddy` brings");
+        vec![Kind::Caddy, Kind::Haproxy]
+    }
+
+    /// Whether it is a Caddy of any version.
+    pub fn is_caddy(self) -> bool {
+        self != Kind::Haproxy
+    }
 
     /// How it is started on `address`, in front of `upstream`, with a folder of its own.
     fn command(
@@ -31,7 +49,7 @@ impl Kind {
         let port = address.port();
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/edge.sh"));
         match (self, has_tls) {
-            (Kind::Caddy, _) => command
+            (Kind::Caddy | Kind::NewerCaddy, _) => command
                 .env("EDGE", "caddy")
                 .env("PIXEL_SITE", format!("{}:{port}", if has_tls { "https://localhost" } else { "" }))
                 .env("PIXEL_BIND", "127.0.0.1")
@@ -42,6 +60,9 @@ impl Kind {
                 .env("PIXEL_EDGE_TLS_LISTEN", address.to_string())
                 .env("PIXEL_CERTIFICATES", certificates(home)?),
         };
+        if self == Kind::NewerCaddy {
+            command.env("PATH", format!("{LINTERS}:{}", std::env::var("PATH")?));
+        }
         if self == Kind::Haproxy {
             command.env("EDGE", "haproxy").env("PIXEL_EDGE_METRICS_LISTEN", free_address().to_string());
         }
