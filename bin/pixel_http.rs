@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use pixel::amqp::Broker;
 use pixel::metrics::Role;
 use pixel::program::options::{
     ADMIN, ADMIN_LISTEN, AdminSettings, BROKER, BrokerSettings, Given, HTTP, HttpSettings, LOGS, SPOOL,
@@ -88,7 +87,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     };
     watch_queue(&broker, &process)?;
     let path = http.path.clone();
-    let mut nodes = Broker::sharded(broker.urls.clone(), broker.queue.clone(), &spool.shards());
+    let mut nodes = broker.publishing(&spool.shards());
     let (backlog, stop) = (spool.clone(), process.stop.clone());
     let (metrics, health) = (process.metrics.clone(), process.health.clone());
     process.part("relay", move || {

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use pixel::amqp::Broker;
 use pixel::health::Part;
 use pixel::metrics::Role;
 use pixel::program::options::{
@@ -52,6 +51,7 @@ fn main() -> ExitCode {
 struct Settings {
     broker: BrokerSettings,
     shards: Vec<Shard>,
+    masstransit: Option<String>,
     output: OutputSettings,
     admin: AdminSettings,
     log: LogSettings,
@@ -62,6 +62,7 @@ impl Settings {
         let broker = BrokerSettings::read(given);
         Settings {
             shards: broker.read_choice(given),
+            masstransit: BrokerSettings::read_masstransit(given),
             broker,
             output: OutputSettings::read(given),
             admin: AdminSettings::read(given, &STORAGE_ADMIN_LISTEN),
@@ -72,7 +73,7 @@ impl Settings {
 
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
-    let Settings { broker, shards, output, admin, log } = Settings::read(&mut given);
+    let Settings { broker, shards, masstransit, output, admin, log } = Settings::read(&mut given);
     let effective = given.effective();
     given.refuse_bad()?;
 
@@ -89,7 +90,9 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
         writer.run_any(|at, recorder, stop| {
             let queue = broker.queue_of(shards[at]);
             let connected = |node: &str| log::info!("consuming {queue} from {node}");
-            let mut broker = Broker::new(broker.urls, queue.clone());
+            // A fanout exchange would give each shard a copy.
+            let exchange = masstransit.filter(|_| matches!(shards[at], None | Some(0)));
+            let mut broker = broker.consuming(shards[at]).also_from(exchange);
             recorder.run_over(&mut broker, connected, stop)
         })
     })?;

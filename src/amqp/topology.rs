@@ -49,6 +49,12 @@ pub(super) fn declare(connection: &mut Connection, channel: &Channel, queue: &st
     channel.queue_bind(queue, queue, ROUTING_KEY, FieldTable::new())
 }
 
+/// Declares a fanout exchange, as MassTransit does for each type of message, and has what comes to it come to `queue`.
+pub(super) fn bind_to_fanout(channel: &Channel, exchange: &str, queue: &str) -> amiquip::Result<()> {
+    channel.exchange_declare(ExchangeType::Fanout, exchange, durable())?;
+    channel.queue_bind(queue, exchange, "", FieldTable::new())
+}
+
 /// Declares the queue of dead letters. One that an older Pixel declared has no delivery limit; it is taken as it
 /// is, since nothing else can be done with it while it holds letters.
 fn declare_dead(connection: &mut Connection, channel: &Channel, dead: &str) -> amiquip::Result<()> {

@@ -17,13 +17,18 @@ use super::settings::{CONFIG, Setting, unknown};
 /// Adds groups of options to a command.
 pub fn with_settings(command: Command, groups: &[&[&'static Setting]]) -> Command {
     let argument = |setting: &&'static Setting| {
-        Arg::new(setting.flag)
+        let argument = Arg::new(setting.flag)
             .long(setting.flag)
             .env(setting.variable)
             .hide_env_values(true)
             .default_value(setting.default)
             .value_name(setting.value)
-            .help(setting.help)
+            .help(setting.help);
+        match setting.default {
+            // By itself, the flag says that it is so.
+            "false" => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+            _ => argument,
+        }
     };
     let settings = groups.iter().flat_map(|group| group.iter());
     command.args(settings.map(argument)).arg(argument(&&CONFIG))

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub use super::given::{Given, check, check_command, with_settings};
 use super::logger::{LogFormat, LogSettings};
 pub use super::settings::*;
-use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES, queue_of};
+use crate::amqp::{AmqpUrl, Broker, QUEUE_NAME_MAX_BYTES, queue_of};
 use crate::disk::{folder_of, sibling};
 use crate::http::ListenerSettings;
 use crate::queue::Shard;
@@ -93,6 +93,8 @@ pub struct BrokerSettings {
     pub queue: String,
     /// How many queues share the visits.
     pub shards: u32,
+    /// Whether exchanges and queues are declared.
+    pub declares: bool,
 }
 
 impl BrokerSettings {
@@ -107,11 +109,10 @@ impl BrokerSettings {
             }
             Ok(name.to_string())
         };
-        BrokerSettings {
-            urls: given.read(&AMQP_URL, AmqpUrl::list),
-            queue: given.read(&QUEUE, queue),
-            shards,
-        }
+        let queue = given.read(&QUEUE, queue);
+        let is_true = |text: &str| text.parse().map_err(|_| "expected true or false");
+        let declares = !given.read::<bool, _>(&NO_DECLARE, is_true);
+        BrokerSettings { urls: given.read(&AMQP_URL, AmqpUrl::list), queue, shards, declares }
     }
 
     /// Its shards: `None` alone where there is one queue for all.
@@ -119,7 +120,26 @@ impl BrokerSettings {
         if self.shards == 1 { vec![None] } else { (0..self.shards).map(Some).collect() }
     }
 
-    /// Reads [`SHARD_CHOICE`]: those of its shards that may be written, of which the first free one is.
+    /// Reads the exchange of [`SHARD_CHOICE`] that MassTransit publishes to; `None` where there is none.
+    pub fn read_masstransit(given: &mut Given<'_>) -> Option<String> {
+        let exchange = given.read(&MASSTRANSIT_EXCHANGE, |name| match name.len() {
+            0..=255 if !name.starts_with("amq.") => Ok(name.to_string()),
+            _ => Err("expected up to 255 bytes that do not start with amq."),
+        });
+        Some(exchange).filter(|exchange| !exchange.is_empty())
+    }
+
+    /// The way to its queue of `shard`, to consume.
+    pub fn consuming(&self, shard: Shard) -> Broker {
+        Broker::new(self.urls.clone(), self.queue_of(shard)).declaring(self.declares)
+    }
+
+    /// The way to its queues of `shards`, to publish.
+    pub fn publishing(&self, shards: &[Shard]) -> Broker {
+        Broker::sharded(self.urls.clone(), self.queue.clone(), shards).declaring(self.declares)
+    }
+
+    /// Reads the shard of [`SHARD_CHOICE`]: those of its shards that may be written, of which the first free one is.
     pub fn read_choice(&self, given: &mut Given<'_>) -> Vec<Shard> {
         let max = u64::from(self.shards) - 1;
         let choice = given.read(&SHARD, |text| match text {

@@ -137,7 +137,7 @@ pub fn replay_broker(matches: &ArgMatches) -> Result<(), Failure> {
     process.part("replay", move || {
         settings.all_shards().into_iter().try_for_each(|shard| {
             let queue = settings.queue_of(shard);
-            let broker = Broker::new(settings.urls.clone(), queue.clone());
+            let broker = settings.consuming(shard);
             replay_queue(broker, &queue, is_dry, &stop)
         })
     })?;

@@ -60,6 +60,10 @@ settings! {
         "How many queues share the visits, QUEUE.0 and so on, each with a pixel-storage and an output of its own";
     SHARD: "shard" "PIXEL_SHARD" "0" public "NUMBER"
         "Of several shards, the one to write; auto takes the first that no other process writes";
+    NO_DECLARE: "no-declare" "PIXEL_NO_DECLARE" "false" public "true|false"
+        "Take exchanges and queues as they are: for a broker whose topology belongs to somebody else";
+    MASSTRANSIT_EXCHANGE: "masstransit-exchange" "PIXEL_MASSTRANSIT_EXCHANGE" "" public "EXCHANGE"
+        "Record what MassTransit publishes to this exchange of its RecordVisitCommand, too";
     OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
         "The file that visits are appended to";
     STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
@@ -85,9 +89,9 @@ pub static HTTP: &[&Setting] =
 /// Of the spool.
 pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 /// Of the broker.
-pub static BROKER: &[&Setting] = &[&AMQP_URL, &QUEUE, &SHARDS];
+pub static BROKER: &[&Setting] = &[&AMQP_URL, &QUEUE, &SHARDS, &NO_DECLARE];
 /// Of who takes visits from the broker.
-pub static SHARD_CHOICE: &[&Setting] = &[&SHARD];
+pub static SHARD_CHOICE: &[&Setting] = &[&SHARD, &MASSTRANSIT_EXCHANGE];
 /// Of the output.
 pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT];
 /// Of the admin listener of the programs that take visits.

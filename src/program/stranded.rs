@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::options::{BrokerSettings, SpoolSettings};
 use super::process::{Failure, Process};
-use crate::amqp::Broker;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
@@ -148,7 +147,7 @@ pub(super) fn relay(
 ) -> &'static str {
     let done = Stop::default();
     // The shards that its own collector had.
-    let mut broker = Broker::sharded(settings.urls.clone(), settings.queue.clone(), &spool.shards());
+    let mut broker = settings.publishing(&spool.shards());
     // Its broker is the collector's, which tells of it by itself.
     let (health, metrics) = (Health::default(), metrics.aside());
     thread::scope(|scope| {

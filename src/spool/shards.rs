@@ -14,9 +14,9 @@ use uuid::Uuid;
 use crate::disk::sync_folder;
 use crate::queue::Shard;
 
-/// How many numbers in a row go to one shard: some messages of full size, so that shards do not make for small ones,
-/// and few enough that the window in flight reaches several.
-const BLOCK: u64 = 1024;
+/// How many numbers in a row go to one shard: about nine messages of full size, so that shards make for few that are
+/// smaller, and few enough that the window in flight reaches several.
+const BLOCK: u64 = 4096;
 const NOTE: &str = "shards";
 
 /// The shards of one producer's visits.

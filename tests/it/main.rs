@@ -10,6 +10,7 @@
 //! - `front_door`: clients that cost the listener more than a visit does.
 //! - `edge`: the Caddy in front.
 //! - `messages`: what goes through the queue.
+//! - `neighbours`: other systems at the same broker, MassTransit among them.
 //! - `replay`: what could not be read, brought back.
 //! - `output`: the lines that are written.
 //! - `rotation`: the output under those who rotate it, lock it, append to it and take its name or number.
@@ -38,6 +39,7 @@ mod front_door;
 mod heads;
 mod hostile;
 mod messages;
+mod neighbours;
 mod observe;
 mod options;
 mod output;

@@ -31,7 +31,7 @@ fn every_bad_setting_is_named_at_once() -> Outcome {
 }
 
 #[test]
-fn bad_numbers_of_shards_are_named() -> Outcome {
+fn bad_settings_of_the_queue_are_named() -> Outcome {
     for (shards, shard, said) in [
         ("0", "0", "--shards (PIXEL_SHARDS) is `0`: expected a whole number from 1 to 64"),
         ("65", "0", "--shards (PIXEL_SHARDS) is `65`"),
@@ -41,6 +41,10 @@ fn bad_numbers_of_shards_are_named() -> Outcome {
         let launch = Launch::new("pixel-storage")?.with("shards", shards).with("shard", shard);
         let (status, _, stderr) = launch.run()?;
         assert!(status == 2 && stderr.contains(said), "{shards} {shard}: {status}, {stderr}");
+    }
+    for (name, value) in [("no-declare", "maybe"), ("masstransit-exchange", "amq.fanout")] {
+        let (status, _, stderr) = Launch::new("pixel-storage")?.with(name, value).run()?;
+        assert!(status == 2 && stderr.contains(&format!("--{name}")), "{name}: {status}, {stderr}");
     }
     let long = "q".repeat(249);
     let (status, _, stderr) = Launch::new("pixel-http")?.with("shards", "2").with("queue", long).run()?;
