@@ -4,15 +4,15 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
 use crate::Outcome;
 use crate::support::fixtures::Embedded;
 use crate::support::port::free_address;
-use crate::support::shell::Beside;
 use crate::support::wait::wait_until;
 
 /// What the document has in its block of this language, with this machine's addresses.
@@ -47,7 +47,7 @@ fn nginx_with_the_lines_of_the_document_is_an_edge() -> Outcome {
                 folder.display()
             ),
         )?;
-        Ok(vec![server("nginx").arg("-c").arg(path).spawn()?])
+        Ok(server("nginx").arg("-c").arg(path).spawn()?)
     })
 }
 
@@ -68,7 +68,7 @@ fn apache_with_the_lines_of_the_document_is_an_edge() -> Outcome {
                 modules.concat()
             ),
         )?;
-        Ok(vec![server("apache2").arg("-D").arg("FOREGROUND").arg("-f").arg(path).spawn()?])
+        Ok(server("apache2").arg("-D").arg("FOREGROUND").arg("-f").arg(path).spawn()?)
     })
 }
 
@@ -84,24 +84,40 @@ fn haproxy_with_the_lines_of_the_document_is_an_edge() -> Outcome {
                 lines_of("haproxy", pixel)?
             ),
         )?;
-        Ok(vec![server("haproxy").arg("-db").arg("-f").arg(path).spawn()?])
+        Ok(server("haproxy").arg("-db").arg("-f").arg(path).spawn()?)
     })
 }
 
+/// A server that runs. It is ended by SIGTERM, at which it ends its children, too.
+struct Server(Child);
+
+impl Server {
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        // It may have ended already.
+        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+        let _ = wait_until("the server's end", || self.has_ended());
+    }
+}
+
 /// How a server is started: in a folder of its own, on the address, in front of the other one.
-type Start = fn(&Path, SocketAddr, SocketAddr) -> Outcome<Vec<std::process::Child>>;
+type Start = fn(&Path, SocketAddr, SocketAddr) -> Outcome<Child>;
 
 /// With as many of the rows below as it takes: a query outside ASCII, HAProxy refuses and Apache hands on.
 fn is_an_edge(rows: usize, start: Start) -> Outcome {
     let mut system = Embedded::with(|launch| launch.with("trusted-proxies", "127.0.0.1"))?;
     let (folder, address) = (tempfile::tempdir()?, free_address());
-    let started = start(folder.path(), address, system.address)
-        .map_err(|error| format!("{error}; tests/require-packages installs it"))?;
-    let mut servers: Vec<Beside> = started.into_iter().map(Beside).collect();
-    let has_ended =
-        |servers: &mut [Beside]| servers.iter_mut().any(|server| !matches!(server.0.try_wait(), Ok(None)));
-    wait_until("the server to listen", || TcpStream::connect(address).is_ok() || has_ended(&mut servers))?;
-    assert!(!has_ended(&mut servers), "it ended");
+    let started = start(folder.path(), address, system.address);
+    let mut server = Server(started.map_err(|error| format!("{error}; tests/require-packages installs it"))?);
+    let is_up = || TcpStream::connect(address).is_ok();
+    wait_until("the server to listen", || is_up() || server.has_ended())?;
+    assert!(!server.has_ended(), "it ended");
 
     // Each row: what is sent beside the usual, and what is recorded.
     for (n, (case, target, header, field, value)) in [
@@ -174,16 +190,7 @@ fn is_an_edge(rows: usize, start: Start) -> Outcome {
     )?;
     assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
     system.output.wait_for_lines(visits + 20 + 5 + 1)?;
-    // By SIGTERM they end their children, too.
-    for server in &servers {
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(i32::try_from(server.0.id())?).ok_or("no process id")?,
-            rustix::process::Signal::TERM,
-        )?;
-    }
-    wait_until("the server's end", || {
-        servers.iter_mut().all(|server| !matches!(server.0.try_wait(), Ok(None)))
-    })?;
+    drop(server);
     system.pixel.stop()?;
     assert_eq!(system.output.lines().len(), visits + 20 + 5 + 1);
     Ok(())
