@@ -29,7 +29,10 @@ if [ -x /usr/sbin/haproxy ]; then
 fi
 
 deploy/compose.sh config --quiet
-deploy/compose.sh -f docker-compose.yml -f deploy/haproxy/docker-compose.yml config --quiet
+PIXEL_CERTIFICATES=/certificates deploy/compose.sh -f docker-compose.yml -f deploy/haproxy/docker-compose.yml \
+  config --quiet
+EDGE=caddy deploy/compose.sh config --quiet
 RABBITMQ_ERLANG_COOKIE=x deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
-PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/public.yml config --quiet
+PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/caddy/docker-compose.yml \
+  -f deploy/public.yml config --quiet
 echo "deployment files: no findings"

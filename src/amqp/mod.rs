@@ -13,19 +13,22 @@ mod publisher;
 mod session;
 mod topology;
 mod url;
+mod watch;
 
 pub use self::dead_letters::DeadLetters;
 use self::inbox::{AmqpInbox, Blocked};
 use self::intake::{Intake, Pace};
 use self::publisher::AmqpPublisher;
 pub use self::url::AmqpUrl;
+pub use self::watch::watch_queues;
 
 use amiquip::{Channel, Connection};
 
 use self::session::Session;
-pub(crate) use self::topology::QUEUE_NAME_MAX_BYTES;
+pub(crate) use self::topology::{QUEUE_NAME_MAX_BYTES, queue_of};
 use self::topology::{dead_letters, declare};
 use crate::connect::{Connect, ConnectError};
+use crate::queue::Shard;
 use crate::record::Inbox;
 use crate::relay::Publisher;
 
@@ -33,6 +36,8 @@ use crate::relay::Publisher;
 pub struct Broker {
     urls: Vec<AmqpUrl>,
     queue: String,
+    // The queues that are declared: but for a publisher's shards, the one above.
+    declared: Vec<String>,
     next: usize,
     pace: Pace,
     blocked: Blocked,
@@ -41,7 +46,14 @@ pub struct Broker {
 impl Broker {
     /// `urls` are the cluster's nodes, at least one, tried in turn.
     pub fn new(urls: Vec<AmqpUrl>, queue: String) -> Self {
-        Broker { urls, queue, next: 0, pace: Pace::default(), blocked: Blocked::default() }
+        let declared = vec![queue.clone()];
+        Broker { urls, queue, declared, next: 0, pace: Pace::default(), blocked: Blocked::default() }
+    }
+
+    /// The same, to publish to these shards of `queue`.
+    pub fn sharded(urls: Vec<AmqpUrl>, queue: String, shards: &[Shard]) -> Self {
+        let declared = shards.iter().map(|shard| queue_of(&queue, *shard)).collect();
+        Broker { declared, ..Broker::new(urls, queue) }
     }
 
     /// Connects to the first node that answers, from the next one on, declares the queue and calls
@@ -55,9 +67,9 @@ impl Broker {
             let url = &self.urls[self.next % self.urls.len()];
             // Should this one fail or be lost, the next node is tried first.
             self.next += 1;
-            let (queue, prepare) = (self.queue.clone(), prepare.clone());
+            let (queue, declared, prepare) = (self.queue.clone(), self.declared.clone(), prepare.clone());
             let opened = Session::open(url, move |connection, channel| {
-                declare(connection, channel, &queue)?;
+                declared.iter().try_for_each(|queue| declare(connection, channel, queue))?;
                 prepare(connection, channel, &queue)
             });
             match opened {

@@ -5,6 +5,8 @@ use amiquip::{
     QueueDeclareOptions,
 };
 
+use crate::queue::Shard;
+
 /// The routing key of a visit.
 pub(super) const ROUTING_KEY: &str = "visit";
 /// RabbitMQ 4 dead-letters after 20 redeliveries by default; a recorder that waits for a full disk may
@@ -17,6 +19,11 @@ const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
 const PRECONDITION_FAILED: u16 = 406;
 /// The longest queue name: with `.dead` behind it, it must fit AMQP's short string of 255 bytes.
 pub(crate) const QUEUE_NAME_MAX_BYTES: usize = 250;
+
+/// The queue of a shard, and its exchange, which has the same name.
+pub(crate) fn queue_of(queue: &str, shard: Shard) -> String {
+    shard.map_or_else(|| queue.to_string(), |shard| format!("{queue}.{shard}"))
+}
 
 /// Where what cannot be read goes: the exchange, and the queue that is bound to it.
 pub(super) fn dead_letters(queue: &str) -> String {

@@ -45,6 +45,11 @@ pub fn check<T>(matches: &ArgMatches, read: impl FnOnce(&mut Given<'_>) -> T) ->
     given.show()
 }
 
+/// The value of a setting, unless it is a secret that somebody gave.
+fn fit_to_show<'t>(setting: &Setting, text: &'t str, source: &Source) -> &'t str {
+    if setting.is_secret && !matches!(source, Source::Default) { "***" } else { text }
+}
+
 /// Where a value comes from.
 enum Source {
     Flag,
@@ -165,6 +170,15 @@ impl<'a> Given<'a> {
         self.problems.push(format!("--{flag} ({variable}){shown}: {problem}"));
     }
 
+    /// What counts for each setting, in a line for the log.
+    pub fn effective(&self) -> String {
+        let settings = self.read.iter().map(|(setting, text, source)| {
+            let name = setting.variable.trim_start_matches("PIXEL_").to_lowercase();
+            format!("{name}={}", fit_to_show(setting, text, source))
+        });
+        settings.collect::<Vec<_>>().join(" ")
+    }
+
     /// Ends the reading by saying what counts for each setting, and why: for `check`.
     ///
     /// # Errors
@@ -172,7 +186,7 @@ impl<'a> Given<'a> {
     #[expect(clippy::print_stdout, reason = "it is what was asked for")]
     fn show(self) -> Result<(), Failure> {
         for (setting, text, source) in &self.read {
-            let text = if setting.is_secret && !matches!(source, Source::Default) { "***" } else { text };
+            let text = fit_to_show(setting, text, source);
             let source = match source {
                 Source::Flag => format!("--{}", setting.flag),
                 Source::Variable(name) => name.clone(),

@@ -56,6 +56,10 @@ settings! {
         "The broker; a comma-separated list is a cluster, tried in turn. amqps:// is TLS";
     QUEUE: "queue" "PIXEL_QUEUE" "pixel.visits" public "QUEUE"
         "The queue, and the exchange of the same name; its dead letters are in QUEUE.dead";
+    SHARDS: "shards" "PIXEL_SHARDS" "1" public "NUMBER"
+        "How many queues share the visits, QUEUE.0 and so on, each with a pixel-storage and an output of its own";
+    SHARD: "shard" "PIXEL_SHARD" "0" public "NUMBER"
+        "Of several shards, the one to write; auto takes the first that no other process writes";
     OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
         "The file that visits are appended to";
     STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
@@ -81,7 +85,9 @@ pub static HTTP: &[&Setting] =
 /// Of the spool.
 pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 /// Of the broker.
-pub static BROKER: &[&Setting] = &[&AMQP_URL, &QUEUE];
+pub static BROKER: &[&Setting] = &[&AMQP_URL, &QUEUE, &SHARDS];
+/// Of who takes visits from the broker.
+pub static SHARD_CHOICE: &[&Setting] = &[&SHARD];
 /// Of the output.
 pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT];
 /// Of the admin listener of the programs that take visits.
@@ -165,10 +171,17 @@ mod tests {
     #[test]
     fn whatever_the_deployment_reads_is_no_mistake() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let files = ["docker-compose.yml", ".env.example", "deploy/Caddyfile", "deploy/haproxy/haproxy.cfg"];
-        for file in
-            files.into_iter().chain(["deploy/haproxy/docker-compose.yml", "deploy/edge.sh", "Dockerfile"])
-        {
+        for file in [
+            "docker-compose.yml",
+            ".env.example",
+            "Dockerfile",
+            "deploy/Caddyfile",
+            "deploy/caddy/docker-compose.yml",
+            "deploy/edge.sh",
+            "deploy/haproxy/docker-compose.yml",
+            "deploy/haproxy/haproxy.cfg",
+            "deploy/public.yml",
+        ] {
             let text = fs::read_to_string(root.join(file)).expect("it is there");
             let words = text.split(|letter: char| !(letter.is_ascii_uppercase() || letter == '_'));
             for name in words.filter(|word| word.starts_with("PIXEL_")) {

@@ -1,11 +1,16 @@
 //! When each program is ready, and what it says of itself.
 
-use std::sync::Arc;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use super::options::OutputSettings;
 use crate::health::{Health, Part};
 use crate::http::Status;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reading};
 use crate::spool::Spool;
 
 /// A visit that was refused longer ago than this is no reason any more to be unready: an unready collector gets
@@ -44,6 +49,8 @@ impl Status for Collector {
 pub struct Storage {
     /// What is wrong with which part.
     pub health: Arc<Health>,
+    /// What is written to.
+    pub files: OutputFiles,
 }
 
 impl Status for Storage {
@@ -60,7 +67,10 @@ impl Status for Storage {
         }
     }
 
-    fn measure(&self, _: &Metrics) {}
+    fn measure(&self, metrics: &Metrics) {
+        self.files.measure(metrics);
+        metrics.queue_oldest_age.set(metrics.oldest_delivered.get().map_or(0.0, seconds_since));
+    }
 }
 
 /// The status of `pixel`: standing by is a problem, as its output is to be its own.
@@ -69,6 +79,8 @@ pub struct Embedded {
     pub health: Arc<Health>,
     /// Where visits wait.
     pub spool: Arc<Spool>,
+    /// What is written to.
+    pub files: OutputFiles,
 }
 
 impl Status for Embedded {
@@ -85,10 +97,65 @@ impl Status for Embedded {
 
     fn measure(&self, metrics: &Metrics) {
         measure_spool(&self.spool, metrics);
+        self.files.measure(metrics);
     }
 }
 
 fn measure_spool(spool: &Spool, metrics: &Metrics) {
-    metrics.spool_visits.set(i64::try_from(spool.visits()).unwrap_or(i64::MAX));
-    metrics.spool_bytes.set(i64::try_from(spool.bytes()).unwrap_or(i64::MAX));
+    metrics.spool_visits.set(spool.visits() as f64);
+    metrics.spool_bytes.set(spool.bytes() as f64);
+    metrics.spool_max_bytes.set(spool.max_bytes() as f64);
+    let oldest = spool.oldest_received_at().map(|time| time.as_microsecond() as f64 / 1e6);
+    match oldest.map(seconds_since) {
+        Some(age) => metrics.spool_oldest_age.set(age),
+        None if spool.visits() == 0 => metrics.spool_oldest_age.set(0.0),
+        // The disk does not give it out.
+        None => metrics.spool_oldest_age.clear(),
+    }
+}
+
+/// How many seconds ago it was, in Unix seconds.
+fn seconds_since(time: f64) -> f64 {
+    (Timestamp::now().as_microsecond() as f64 / 1e6 - time).max(0.0)
+}
+
+/// The outputs that a program may write, each with what says what is in it, and which of them it writes.
+#[derive(Debug, Clone)]
+pub struct OutputFiles {
+    outputs: Vec<(PathBuf, PathBuf)>,
+    taken: Arc<OnceLock<usize>>,
+}
+
+impl OutputFiles {
+    /// Those of `outputs`, at least one.
+    pub fn of(outputs: &[OutputSettings]) -> Self {
+        let outputs: Vec<_> = outputs.iter().map(|one| (one.path.clone(), one.ledger.clone())).collect();
+        let taken = OnceLock::new();
+        if outputs.len() == 1 {
+            taken.get_or_init(|| 0);
+        }
+        OutputFiles { outputs, taken: Arc::new(taken) }
+    }
+
+    /// Notes which it is that is written, by its place among them.
+    pub fn take(&self, at: usize) {
+        self.taken.get_or_init(|| at);
+    }
+
+    /// What a person is to know of where visits are written.
+    pub fn shown(&self) -> String {
+        let paths: Vec<_> = self.outputs.iter().map(|(path, _)| path.display().to_string()).collect();
+        paths.join(" or ")
+    }
+
+    fn measure(&self, metrics: &Metrics) {
+        let Some(at) = self.taken.get() else { return };
+        let measure = |path: &PathBuf, reading: &Reading| match fs::metadata(path) {
+            Ok(metadata) => reading.set(metadata.len() as f64),
+            Err(_) => reading.clear(),
+        };
+        let (path, ledger) = &self.outputs[*at];
+        measure(path, &metrics.output_bytes);
+        measure(ledger, &metrics.ledger_bytes);
+    }
 }

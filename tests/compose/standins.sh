@@ -128,12 +128,12 @@ CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile
 EOF
 }
 
-# haproxy:*: the same path and command, and wget.
+# haproxy:*: the same path and command, and wget and nc.
 haproxy() {
   cat <<EOF
 FROM $DEBIAN
 RUN apt-get update && apt-get install -y --no-install-recommends busybox haproxy \\
- && rm -rf /var/lib/apt/lists/* && ln -s busybox /usr/bin/wget
+ && rm -rf /var/lib/apt/lists/* && ln -s busybox /usr/bin/wget && ln -s busybox /usr/bin/nc
 USER haproxy
 CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
 EOF

@@ -17,6 +17,9 @@
 //! - `processes`: programs that are killed, paused, or there twice.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
+//! - `shards`: several queues with an output each.
+//! - `stranded`: slots whose collector is gone.
+//! - `observe`: what operators see: metrics, the status page, the log.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
@@ -35,13 +38,16 @@ mod front_door;
 mod heads;
 mod hostile;
 mod messages;
+mod observe;
 mod options;
 mod output;
 mod processes;
 mod replay;
 mod rotation;
 mod rules;
+mod shards;
 mod smuggling;
+mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
 mod web_servers;
