@@ -482,6 +482,15 @@ def three_collectors_share_the_load_and_a_standby_takes_over(stack):
     load.assert_written_once("one of three collectors killed", LOAD_THREADS)
     assert load.failed == 0, load.reasons
 
+    # HAProxy's tries among several take no time, and were over before one was back: 32 to 43 visits of a run got 503.
+    with Load(stack) as load:
+        time.sleep(1)
+        run("docker", "kill", "--signal", "KILL", *collectors)
+        run("docker", "start", *collectors)
+        stack.wait_healthy()
+    load.assert_written_once("all three collectors killed at once", 2 * LOAD_THREADS)
+    assert load.failed <= 2 * LOAD_THREADS, load.reasons
+
     for n, storage in enumerate(storages):
         with Load(stack) as load:
             time.sleep(2)

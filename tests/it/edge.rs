@@ -1,16 +1,22 @@
 //! A real Caddy and a real HAProxy with the project's configurations, in front of the real programs.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
 use crate::Outcome;
 use crate::support::client::{Client, get};
-use crate::support::edge::{Edge, Kind};
+use crate::support::edge::{Edge, Kind, make_certificate};
 use crate::support::fixtures::Embedded;
-use crate::support::load::Load;
+use crate::support::load::{self, Load};
+use crate::support::shell::shell;
 use crate::support::wait::wait_until;
 
 /// `pixel` behind the edge, whose word on the client's address it believes.
@@ -172,6 +178,71 @@ fn holds_no_visit_up(kind: Kind) -> Outcome {
     assert!(longest < Duration::from_secs(2), "a visit took {longest:?}");
     drop(slow);
     system.pixel.stop()
+}
+
+/// With certbot's hook of docs/OPERATIONS.md.
+#[test]
+fn a_certificate_is_replaced_under_load_without_a_lost_request() -> Outcome {
+    let mut system = Embedded::with(|launch| launch.with("trusted-proxies", "127.0.0.1"))?;
+    let edge = Edge::start_with_tls(Kind::Haproxy, system.address)?;
+    let port = edge.address.port();
+    let renewed = edge.folder().join("localhost");
+    fs::create_dir(&renewed)?;
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md"))?;
+    let (_, hook) = document.split_once("```sh\n#!/bin/sh\nset -eu\numask 077\n").ok_or("no hook")?;
+    let (hook, _) = hook.split_once("```").ok_or("it does not end")?;
+    assert!(hook.contains("/etc/pixel/certificates/") && hook.contains("systemctl reload haproxy"), "{hook}");
+    let hook = hook
+        .replace("/etc/pixel", &edge.folder().to_string_lossy())
+        // What Debian's unit does then.
+        .replace("systemctl reload haproxy", &format!("kill -USR2 {}", edge.process_id()));
+
+    // Connections that are kept, HTTP/1.1 and HTTP/2, and ones for each request.
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let loads = ["--http1.1", "--http2", "--header=Connection: close"].map(|kind| {
+        let has_ended = has_ended.clone();
+        std::thread::spawn(move || -> Outcome<Vec<String>> {
+            let mut asked = Vec::new();
+            while !has_ended.load(Ordering::Relaxed) {
+                let first = load::next_number() * 1000;
+                let url = format!("https://localhost:{port}/track?n=[{first}-{}]", first + 99);
+                let said = Command::new("curl")
+                    .args(["--silent", "--insecure", "--max-time", "20", "--output", "/dev/null"])
+                    .args(["--write-out", "%{http_code} %{url_effective}\\n"])
+                    .args([kind.split('=').collect::<Vec<_>>(), vec![&url]].concat())
+                    .output()?;
+                asked.extend(String::from_utf8(said.stdout)?.lines().map(str::to_string));
+            }
+            Ok(asked)
+        })
+    });
+    for n in 0..4 {
+        std::thread::sleep(Duration::from_millis(700));
+        make_certificate(&renewed)?;
+        shell(edge.folder(), &format!("RENEWED_LINEAGE=\"$0\"\n{hook}"), &renewed.to_string_lossy())?;
+        let is_served = || {
+            let url = format!("https://localhost:{port}/robots.txt");
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--output", "/dev/null", "--cacert"]).arg(renewed.join("fullchain.pem"));
+            curl.arg(&url).status().is_ok_and(|status| status.success())
+        };
+        wait_until(&format!("the new certificate {n}"), is_served)?;
+    }
+    std::thread::sleep(Duration::from_millis(700));
+    has_ended.store(true, Ordering::Relaxed);
+    let mut asked = Vec::new();
+    for load in loads {
+        let answers = load.join().expect("no panic")?;
+        println!("{} requests", answers.len());
+        assert!(answers.len() >= 100, "too few to mean anything");
+        asked.extend(answers);
+    }
+    let lost: Vec<_> = asked.iter().filter(|answer| !answer.starts_with("200 ")).collect();
+    assert!(lost.is_empty(), "{} of {}: {:?}", lost.len(), asked.len(), &lost[..lost.len().min(5)]);
+    system.output.wait_for_lines(asked.len())?;
+    system.pixel.stop()?;
+    assert_eq!(system.output.lines().len(), asked.len(), "each once");
+    Ok(())
 }
 
 #[test]

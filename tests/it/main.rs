@@ -8,7 +8,7 @@
 //! - `hostile`: a corpus of them, with a visit after each.
 //! - `smuggling`: requests whose end is unclear, and what hides behind them.
 //! - `front_door`: clients that cost the listener more than a visit does.
-//! - `edge`: the Caddy in front.
+//! - `edge`: the Caddy and the HAProxy in front. `web_servers`: those that people have already.
 //! - `messages`: what goes through the queue.
 //! - `neighbours`: other systems at the same broker, MassTransit among them.
 //! - `replay`: what could not be read, brought back.
@@ -52,5 +52,6 @@ mod smuggling;
 mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
+mod web_servers;
 
 use support::Outcome;

@@ -75,17 +75,23 @@ impl Kind {
 fn certificates(home: &Path) -> Outcome<PathBuf> {
     let folder = home.join("certificates");
     fs::create_dir(&folder)?;
-    let made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
-                -keyout key -out certificate 2>&1 && cat certificate key > certificates/localhost.pem";
-    shell(home, made, "")?;
+    make_certificate(home)?;
+    shell(home, "cat fullchain.pem privkey.pem > certificates/localhost.pem", "")?;
     Ok(folder)
+}
+
+/// A certificate for `localhost`, as certbot leaves it in a folder.
+pub fn make_certificate(folder: &Path) -> Outcome {
+    let made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+                -addext subjectAltName=DNS:localhost -keyout privkey.pem -out fullchain.pem 2>&1";
+    shell(folder, made, "")
 }
 
 /// The edge, on a port of its own.
 pub struct Edge {
     pub address: SocketAddr,
     process: Child,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Edge {
@@ -97,6 +103,16 @@ impl Edge {
     /// The same with TLS, and so with HTTP/2, for `localhost`.
     pub fn start_with_tls(kind: Kind, upstream: SocketAddr) -> Outcome<Edge> {
         Self::serve(kind, true, upstream)
+    }
+
+    /// The folder with its files; HAProxy's certificates are in `certificates`.
+    pub fn folder(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The first process.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     fn serve(kind: Kind, has_tls: bool, upstream: SocketAddr) -> Outcome<Edge> {
@@ -111,7 +127,7 @@ impl Edge {
             .stderr(log)
             .spawn()
             .map_err(|error| format!("{kind:?}: {error}; tests/require-packages installs it"))?;
-        let mut edge = Edge { address, process, _home: home };
+        let mut edge = Edge { address, process, home };
         let is_up = || TcpStream::connect(address).is_ok();
         wait_until("the edge to listen", || is_up() || !matches!(edge.process.try_wait(), Ok(None)))?;
         if !is_up() {
