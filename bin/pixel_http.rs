@@ -9,8 +9,7 @@ use pixel::program::options::{
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Collector, Failure, LogSettings, PATIENCE, Process, exit, healthcheck, listen, listen_for_operators,
-    open_spool,
+    Collector, Failure, LogSettings, Process, exit, healthcheck, listen, listen_for_operators, open_spool,
 };
 use pixel::relay::Relay;
 
@@ -81,6 +80,6 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     log::info!("listening on http://{}, {target}", public.address());
 
     let ending = process.wait()?;
-    public.close(PATIENCE);
+    process.close(public, ending);
     process.end(ending)
 }

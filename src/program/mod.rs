@@ -10,6 +10,7 @@ mod process;
 mod progress;
 mod replay;
 mod settings;
+mod sockets;
 mod status;
 mod writer;
 
