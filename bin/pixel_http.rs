@@ -68,7 +68,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut process = Process::start(&log)?;
     let spool = open_spool(&spool)?;
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
-    let mut broker = Broker::new(broker.urls, broker.queue);
+    let mut broker = Broker::new(broker.urls, broker.tls, broker.queue);
     let (backlog, stop) = (spool.clone(), process.stop.clone());
     let (metrics, health) = (process.metrics.clone(), process.health.clone());
     process.part("relay", move || {

@@ -75,7 +75,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     process.part("recorder", move || {
         let queue = broker.queue.clone();
         let connected = |node: &str| log::info!("consuming {queue} from {node}");
-        let mut broker = Broker::new(broker.urls, broker.queue);
+        let mut broker = Broker::new(broker.urls, broker.tls, broker.queue);
         writer.run(|recorder, stop| recorder.run_over(&mut broker, connected, stop))
     })?;
     let ending = process.wait()?;

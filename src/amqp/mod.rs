@@ -11,6 +11,7 @@ mod intake;
 mod properties;
 mod publisher;
 mod session;
+mod tls;
 mod topology;
 mod url;
 
@@ -18,6 +19,7 @@ pub use self::dead_letters::DeadLetters;
 use self::inbox::{AmqpInbox, Blocked};
 use self::intake::{Intake, Pace};
 use self::publisher::AmqpPublisher;
+pub use self::tls::Tls;
 pub use self::url::AmqpUrl;
 
 use amiquip::{Channel, Connection};
@@ -32,6 +34,7 @@ use crate::relay::Publisher;
 /// The brokers of one cluster and the queue on it.
 pub struct Broker {
     urls: Vec<AmqpUrl>,
+    tls: Option<Tls>,
     queue: String,
     next: usize,
     pace: Pace,
@@ -39,9 +42,9 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// `urls` are the cluster's nodes, at least one, tried in turn.
-    pub fn new(urls: Vec<AmqpUrl>, queue: String) -> Self {
-        Broker { urls, queue, next: 0, pace: Pace::default(), blocked: Blocked::default() }
+    /// `urls` are the cluster's nodes, at least one, tried in turn; `tls` is for those that are `amqps://`.
+    pub fn new(urls: Vec<AmqpUrl>, tls: Option<Tls>, queue: String) -> Self {
+        Broker { urls, tls, queue, next: 0, pace: Pace::default(), blocked: Blocked::default() }
     }
 
     /// Connects to the first node that answers, from the next one on, declares the queue and calls
@@ -56,7 +59,7 @@ impl Broker {
             // Should this one fail or be lost, the next node is tried first.
             self.next += 1;
             let (queue, prepare) = (self.queue.clone(), prepare.clone());
-            let opened = Session::open(url, move |connection, channel| {
+            let opened = Session::open(url, self.tls.as_ref(), move |connection, channel| {
                 declare(connection, channel, &queue)?;
                 prepare(connection, channel, &queue)
             });

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub use super::given::{Given, check, check_command, with_settings};
 use super::logger::{LogFormat, LogSettings};
 pub use super::settings::*;
-use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES};
+use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES, Tls};
 use crate::disk::sibling;
 use crate::http::ListenerSettings;
 use crate::visit::client_ip::TrustedProxies;
@@ -82,6 +82,8 @@ impl SpoolSettings {
 pub struct BrokerSettings {
     /// The cluster's nodes, at least one.
     pub urls: Vec<AmqpUrl>,
+    /// How those that are `amqps://` are spoken with; there where one is.
+    pub tls: Option<Tls>,
     /// The queue's name, at most [`QUEUE_NAME_MAX_BYTES`] long; also the exchange's.
     pub queue: String,
 }
@@ -98,13 +100,43 @@ impl BrokerSettings {
             }
             Ok(name.to_string())
         };
-        BrokerSettings { urls: given.read(&AMQP_URL, AmqpUrl::list), queue: given.read(&QUEUE, queue) }
+        let urls = given.read(&AMQP_URL, AmqpUrl::list);
+        let tls = tls(given, urls.iter().any(AmqpUrl::is_tls));
+        BrokerSettings { urls, tls, queue: given.read(&QUEUE, queue) }
     }
 
     /// The nodes, fit to be shown.
     pub fn nodes(&self) -> String {
         self.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Reads what TLS needs. Files that are named are read where nothing is to be spoken over TLS, too: they are meant.
+fn tls(given: &mut Given<'_>, is_wanted: bool) -> Option<Tls> {
+    let files = [&AMQP_CA_FILE, &AMQP_CERT_FILE, &AMQP_KEY_FILE].map(|setting| given.read(setting, path));
+    let [authorities, chain, key] =
+        files.each_ref().map(|file| Some(&**file).filter(|file| !file.as_os_str().is_empty()));
+    let identity = match (chain, key) {
+        (Some(chain), Some(key)) => Some((chain, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            given.note(&AMQP_KEY_FILE, &"the key of PIXEL_AMQP_CERT_FILE is missing");
+            return None;
+        }
+        (None, Some(_)) => {
+            given.note(&AMQP_CERT_FILE, &"the certificate of PIXEL_AMQP_KEY_FILE is missing");
+            return None;
+        }
+    };
+    if !is_wanted && authorities.is_none() && identity.is_none() {
+        return None;
+    }
+    // Each by itself, so that the one that is of no use is named.
+    let noted = |given: &mut Given<'_>, setting, made: Result<Tls, String>| {
+        made.map_err(|problem| given.note(setting, &problem)).ok()
+    };
+    noted(given, &AMQP_CA_FILE, Tls::new(authorities, None))?;
+    noted(given, &AMQP_CERT_FILE, Tls::new(authorities, identity))
 }
 
 /// The file that visits are written to, and how.

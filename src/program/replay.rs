@@ -131,7 +131,7 @@ pub fn replay_broker(matches: &ArgMatches) -> Result<(), Failure> {
     let log = log_settings(&mut given);
     given.refuse_bad()?;
     let mut process = Process::start(&log)?;
-    let mut broker = Broker::new(settings.urls, settings.queue.clone());
+    let mut broker = Broker::new(settings.urls, settings.tls, settings.queue.clone());
     let is_dry = matches.get_flag(DRY_RUN);
     let (queue, stop) = (settings.queue, process.stop.clone());
     process.part("replay", move || {

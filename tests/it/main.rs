@@ -15,6 +15,7 @@
 //! - `rotation`: the output under those who rotate it, lock it, append to it and take its name or number.
 //! - `audit`: what `pixel audit` says of files as they were written, and of files that were tampered with.
 //! - `processes`: programs that are killed, paused, or there twice.
+//! - `tls`: a broker that is spoken with over TLS.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
 //! - `rules`: what the project keeps to, read off its files.
@@ -44,5 +45,6 @@ mod rules;
 mod smuggling;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 
 use support::Outcome;
