@@ -9,7 +9,7 @@ FROM rust:1.95-slim-bookworm AS build
 # Without a version: Debian's stable keeps one, and removes the ones before it.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libssl-dev make pkg-config \
+ && apt-get install -y --no-install-recommends make \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /pixel
 
@@ -29,11 +29,11 @@ COPY bin bin
 RUN cargo build --release --locked --bins
 
 FROM debian:bookworm-slim AS runtime
-# What `amqps://` needs, and the user that every program runs as. Its folders are the ones that
+# The authorities that `amqps://` believes, and the user that every program runs as. Its folders are the ones that
 # volumes are mounted on: a new named volume takes over owner and mode.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates libssl3 \
+ && apt-get install -y --no-install-recommends ca-certificates \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 10001 pixel \
  && useradd --uid 10001 --gid pixel --no-create-home --home-dir /nonexistent \

@@ -103,7 +103,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     log::info!("listening on http://{}", public.address());
 
     let ending = process.wait()?;
-    public.close(PATIENCE);
+    process.close(public, ending);
     spool.drain(PATIENCE);
     process.end(ending, || spool.what_stays())
 }

@@ -9,8 +9,8 @@ use pixel::program::options::{
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Collector, Facts, Failure, LogSettings, PATIENCE, Process, drain_to_broker, drain_to_broker_command,
-    exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, status, status_command,
+    Collector, Facts, Failure, LogSettings, Process, drain_to_broker, drain_to_broker_command, exit,
+    healthcheck, listen, listen_for_operators, look_after_slots, open_spool, status, status_command,
     watch_queue,
 };
 use pixel::relay::Relay;
@@ -102,6 +102,6 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     log::info!("listening on http://{}, {target}", public.address());
 
     let ending = process.wait()?;
-    public.close(PATIENCE);
+    process.close(public, ending);
     process.end(ending, || spool.what_stays())
 }

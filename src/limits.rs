@@ -94,7 +94,8 @@ pub(crate) fn warn_of_few_files(wanted: u64) {
     }
 }
 
-fn open_files_max() -> u64 {
+/// How many files may be open.
+pub(crate) fn open_files_max() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

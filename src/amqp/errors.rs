@@ -8,6 +8,8 @@ pub(super) fn reason(error: &Error) -> String {
         Error::FailedToConnect { source, .. } | Error::ResolveUrlToSocketAddr { source, .. } => {
             source.to_string()
         }
+        // The greeting over TLS is ours, and says what is wrong with the certificate.
+        Error::IoErrorReadingSocket { source } => source.to_string(),
         Error::InvalidCredentials => "it refused the login (or ended the connection during it)".into(),
         Error::ServerClosedChannel { code, message, .. }
         | Error::ServerClosedConnection { code, message } => format!("{message} ({code})"),

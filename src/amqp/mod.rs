@@ -12,6 +12,7 @@ mod masstransit;
 mod properties;
 mod publisher;
 mod session;
+mod tls;
 mod topology;
 mod url;
 mod watch;
@@ -20,6 +21,7 @@ pub use self::dead_letters::DeadLetters;
 use self::inbox::{AmqpInbox, Blocked};
 use self::intake::{Intake, Pace};
 use self::publisher::AmqpPublisher;
+pub use self::tls::Tls;
 pub use self::url::AmqpUrl;
 pub use self::watch::watch_queues;
 
@@ -36,6 +38,7 @@ use crate::relay::Publisher;
 /// The brokers of one cluster and the queue on it.
 pub struct Broker {
     urls: Vec<AmqpUrl>,
+    tls: Option<Tls>,
     queue: String,
     // The queues that are declared: but for a publisher's shards, the one above.
     declared: Vec<String>,
@@ -49,11 +52,11 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// `urls` are the cluster's nodes, at least one, tried in turn.
-    pub fn new(urls: Vec<AmqpUrl>, queue: String) -> Self {
+    /// `urls` are the cluster's nodes, at least one, tried in turn; `tls` is for those that are `amqps://`.
+    pub fn new(urls: Vec<AmqpUrl>, tls: Option<Tls>, queue: String) -> Self {
         let declared = vec![queue.clone()];
         let (pace, blocked) = (Pace::default(), Blocked::default());
-        Broker { urls, queue, declared, declares: true, also_from: None, next: 0, pace, blocked }
+        Broker { urls, tls, queue, declared, declares: true, also_from: None, next: 0, pace, blocked }
     }
 
     /// The same, which takes exchanges and queues as they are where it does not declare them.
@@ -66,10 +69,10 @@ impl Broker {
         Broker { also_from: exchange, ..self }
     }
 
-    /// The same, to publish to these shards of `queue`.
-    pub fn sharded(urls: Vec<AmqpUrl>, queue: String, shards: &[Shard]) -> Self {
-        let declared = shards.iter().map(|shard| queue_of(&queue, *shard)).collect();
-        Broker { declared, ..Broker::new(urls, queue) }
+    /// The same, to publish to these shards of its queue.
+    pub fn sharded(self, shards: &[Shard]) -> Self {
+        let declared = shards.iter().map(|shard| queue_of(&self.queue, *shard)).collect();
+        Broker { declared, ..self }
     }
 
     /// Connects to the first node that answers, from the next one on, declares the queue and calls
@@ -86,7 +89,7 @@ impl Broker {
             let (queue, prepare) = (self.queue.clone(), prepare.clone());
             let declared = if self.declares { self.declared.clone() } else { Vec::new() };
             let also_from = self.also_from.clone().filter(|_| self.declares);
-            let opened = Session::open(url, move |connection, channel| {
+            let opened = Session::open(url, self.tls.as_ref(), move |connection, channel| {
                 declared.iter().try_for_each(|queue| declare(connection, channel, queue))?;
                 also_from.iter().try_for_each(|exchange| bind_to_fanout(channel, exchange, &queue))?;
                 prepare(connection, channel, &queue)

@@ -13,6 +13,7 @@ use std::time::Duration;
 use amiquip::{Channel, Connection, ConnectionTuning, Error};
 
 use super::errors::{is_refusal, reason};
+use super::tls::Tls;
 use super::url::AmqpUrl;
 use crate::connect::ConnectError;
 
@@ -40,6 +41,7 @@ impl Session {
     /// [`ConnectError`], at the latest after the connection timeout and [`SETUP_MAX`].
     pub(super) fn open<T: Send + 'static>(
         url: &AmqpUrl,
+        tls: Option<&Tls>,
         prepare: impl FnOnce(&mut Connection, &Channel) -> amiquip::Result<T> + Send + 'static,
     ) -> Result<(Session, T), ConnectError> {
         let unavailable = |why: String| ConnectError::Unavailable(format!("the broker at {url}: {why}"));
@@ -48,12 +50,11 @@ impl Session {
             false => unavailable(reason(&error)),
         };
         let socket = connect(url).map_err(|error| unavailable(error.to_string()))?;
-        let stream = socket.try_clone().and_then(mio::net::TcpStream::from_stream);
-        let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+        let stream = socket.try_clone().map_err(|error| unavailable(error.to_string()))?;
         let (sender, receiver) = crossbeam_channel::bounded(1);
-        let url_to_open = url.clone();
+        let (url_to_open, tls) = (url.clone(), tls.cloned());
         let setup = move || {
-            let prepared = open(&url_to_open, stream).and_then(|(mut connection, channel)| {
+            let prepared = open(&url_to_open, tls, stream).and_then(|(mut connection, channel)| {
                 let prepared = prepare(&mut connection, &channel)?;
                 Ok(((channel, connection), prepared))
             });
@@ -129,16 +130,20 @@ fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
     Err(failure)
 }
 
-fn open(url: &AmqpUrl, stream: mio::net::TcpStream) -> amiquip::Result<(Connection, Channel)> {
+fn open(url: &AmqpUrl, tls: Option<Tls>, stream: TcpStream) -> amiquip::Result<(Connection, Channel)> {
     let tuning = ConnectionTuning::default()
         .buffered_writes_high_water(WRITES_HIGH_WATER)
         .buffered_writes_low_water(0);
-    let mut connection = if url.is_tls() {
-        let connector =
-            native_tls::TlsConnector::new().map_err(|source| Error::CreateTlsConnector { source })?;
-        Connection::open_tls_stream(connector, url.host(), stream, url.options(), tuning)?
-    } else {
-        Connection::insecure_open_stream(stream, url.options(), tuning)?
+    let failed = |source| Error::IoErrorReadingSocket { source };
+    let mut connection = match tls.filter(|_| url.is_tls()) {
+        Some(tls) => {
+            let stream = tls.greet(url.host(), stream).map_err(failed)?;
+            Connection::insecure_open_stream(stream, url.options(), tuning)?
+        }
+        None => {
+            let stream = mio::net::TcpStream::from_stream(stream).map_err(failed)?;
+            Connection::insecure_open_stream(stream, url.options(), tuning)?
+        }
     };
     let channel = connection.open_channel(None)?;
     Ok((connection, channel))

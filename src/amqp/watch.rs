@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::session::Session;
+use super::tls::Tls;
 use super::topology::dead_letters;
 use super::url::AmqpUrl;
 use crate::metrics::Metrics;
@@ -15,14 +16,14 @@ const AGAIN: Duration = Duration::from_secs(15);
 
 /// Keeps the numbers of `queues`, a sum over all shards, and of their dead letters up to date until the word to stop is given. What fails is no
 /// problem of anybody's: then they are not known.
-pub fn watch_queues(urls: &[AmqpUrl], queues: &[String], metrics: &Metrics, stop: &Stop) {
+pub fn watch_queues(urls: &[AmqpUrl], tls: Option<&Tls>, queues: &[String], metrics: &Metrics, stop: &Stop) {
     let mut wait = EVERY;
     for url in urls.iter().cycle() {
         if stop.wait(wait) {
             return;
         }
         wait = AGAIN;
-        let Ok((session, ())) = Session::open(url, |_, _| Ok(())) else { continue };
+        let Ok((session, ())) = Session::open(url, tls, |_, _| Ok(())) else { continue };
         while ask(&session, queues, metrics).is_ok() {
             if stop.wait(EVERY) {
                 return;

@@ -41,16 +41,20 @@ enum Compression {
 /// Whether a candidate is the file of a record.
 type IsIt<'a> = &'a dyn Fn(&Candidate, &FileRecord) -> bool;
 
-/// Finds the file of each of `records`, beside `output` and among `others`; None where it is nowhere.
+/// A file that may be one of the ledger's and cannot be opened, and why.
+pub(super) type Unopened = (PathBuf, io::Error);
+
+/// Finds the file of each of `records`, beside `output` and among `others`; None where it is nowhere, or is one of
+/// those that cannot be opened, which come second.
 ///
 /// # Errors
-/// What the system said of the folder, or of a file of the name.
+/// What the system said of the folder, or of one of `others`.
 pub(super) fn find(
     output: &Path,
     others: &[PathBuf],
     records: &[&FileRecord],
-) -> io::Result<Vec<Option<Candidate>>> {
-    let mut candidates = candidates(output, others)?;
+) -> io::Result<(Vec<Option<Candidate>>, Vec<Unopened>)> {
+    let (mut candidates, unopened) = candidates(output, others)?;
     let mut found: Vec<Option<Candidate>> = records.iter().map(|_| None).collect();
     let folder = folder_of(output);
     // First those that a block of theirs tells. Then those that nothing tells: a file of the same length, then one of
@@ -74,22 +78,24 @@ pub(super) fn find(
             *found = place.map(|place| candidates.remove(place));
         }
     }
-    Ok(found)
+    Ok((found, unopened))
 }
 
 /// What may be a file of `output`: beside it, and `others`. The folder is listed until nothing was renamed meanwhile.
-fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<Vec<Candidate>> {
+fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<(Vec<Candidate>, Vec<Unopened>)> {
     let (folder, name) = (folder_of(output), output.file_name().unwrap_or_default());
     let mut listed = siblings(folder, name)?;
-    let mut candidates = Vec::new();
+    let (mut candidates, mut unopened) = (Vec::new(), Vec::new());
     for _ in 0..LISTINGS_MAX {
         candidates.clear();
+        unopened.clear();
         for (sibling, _) in &listed {
             let is_rotated = is_rotated(&sibling.as_bytes()[name.len()..]);
             match Candidate::open(folder.join(sibling), is_rotated) {
+                Ok(candidate) => candidates.extend(candidate),
                 // Somebody else's, very likely.
                 Err(_) if !is_rotated => {}
-                candidate => candidates.extend(candidate?),
+                Err(error) => unopened.push((folder.join(sibling), error)),
             }
         }
         let before = std::mem::replace(&mut listed, siblings(folder, name)?);
@@ -98,10 +104,11 @@ fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<Vec<Candidate>> {
         }
     }
     for path in others {
-        let candidate = Candidate::open(path.clone(), true)?;
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
+        let candidate = Candidate::open(path.clone(), true).map_err(named)?;
         candidates.push(candidate.ok_or_else(|| invalid(path, "is no file, or an empty one"))?);
     }
-    Ok(candidates)
+    Ok((candidates, unopened))
 }
 
 /// The names in `folder` that begin with `name`, with their inodes, in order; but no lock, ledger or output of another
@@ -141,7 +148,6 @@ impl Candidate {
     /// Opens a file; None where nothing of what was written can be in it: an empty one, a folder or a socket, a link
     /// (what that names was not written through it), one that is gone.
     fn open(path: PathBuf, is_rotated: bool) -> io::Result<Option<Self>> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
         // A FIFO is not waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = match OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&path) {
@@ -149,9 +155,9 @@ impl Candidate {
             Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::LOOP | Errno::NXIO)) => {
                 return Ok(None);
             }
-            file => file.map_err(named)?,
+            file => file?,
         };
-        let metadata = file.metadata().map_err(named)?;
+        let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.len() == 0 {
             return Ok(None);
         }
@@ -272,7 +278,8 @@ mod tests {
         std::os::unix::fs::symlink(path("v.1"), path("v.4"))?;
         let _socket = std::os::unix::net::UnixListener::bind(path("v.6"))?;
         assert!(std::process::Command::new("mkfifo").arg(path("v.5")).status()?.success());
-        let found = candidates(&path("v"), &[])?;
+        let (found, unopened) = candidates(&path("v"), &[])?;
+        assert!(unopened.is_empty());
         let names: Vec<_> = found.iter().filter_map(|one| one.path.file_name()).collect();
         assert_eq!(names, ["v", "v.1"]);
         let absent = candidates(&path("v"), &[path("absent")]).map(|_| ());

@@ -77,7 +77,7 @@ pub struct FileAudit {
 /// `progress` is told how many bytes were read, and of how many.
 ///
 /// # Errors
-/// What the system said of the output's folder, or of a file in it.
+/// What the system said of the output's folder, or of one of `others`.
 pub fn verify(
     output: &Path,
     others: &[PathBuf],
@@ -85,7 +85,7 @@ pub fn verify(
     may_repeat: &dyn Fn(&FileRecord, u64) -> bool,
     progress: &dyn Fn(u64, u64),
 ) -> io::Result<Vec<FileAudit>> {
-    let found = find(output, others, records)?;
+    let (found, unopened) = find(output, others, records)?;
     let stored = found.iter().flatten().map(|candidate| candidate.length).sum();
     let meter = Meter { read: Cell::new(0), total: Cell::new(stored), show: progress };
     let mut foreign = ForeignLines::default();
@@ -97,6 +97,7 @@ pub fn verify(
             None => missing(folder_of(output).join(&record.name), record),
         });
     }
+    unopened.into_iter().for_each(|(path, error)| say_unreadable(&mut audits, path, &error));
     if foreign.lines.is_empty() {
         return Ok(audits);
     }
@@ -135,6 +136,24 @@ fn missing(path: PathBuf, record: &FileRecord) -> FileAudit {
         lines: record.lines,
         bytes: record.bytes(),
         foreign_bytes: 0,
+    }
+}
+
+/// Notes of a file that it cannot be opened: of the one that was last seen there, or, as a rotation may have renamed
+/// that, beside those that are missing.
+fn say_unreadable(audits: &mut Vec<FileAudit>, path: PathBuf, error: &io::Error) {
+    let verdict = Verdict::Unreadable { error: error.to_string() };
+    let is_it = |audit: &&mut FileAudit| audit.verdict == Verdict::Missing && audit.path == path;
+    match audits.iter_mut().find(is_it) {
+        Some(audit) => audit.verdict = verdict,
+        None => audits.push(FileAudit {
+            path,
+            verdict,
+            is_compressed: false,
+            lines: 0,
+            bytes: 0,
+            foreign_bytes: 0,
+        }),
     }
 }
 

@@ -11,6 +11,7 @@ mod process;
 mod progress;
 mod replay;
 mod settings;
+mod sockets;
 mod status;
 mod status_command;
 mod stranded;
@@ -54,10 +55,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// # Errors
 /// What the system said where no thread is to be had.
 pub fn watch_queue(broker: &BrokerSettings, process: &Process) -> Result<(), Failure> {
-    let urls = broker.urls.clone();
+    let (urls, tls) = (broker.urls.clone(), broker.tls.clone());
     let queues: Vec<_> = broker.all_shards().into_iter().map(|shard| broker.queue_of(shard)).collect();
     let (metrics, stop) = (process.metrics.clone(), process.stop.clone());
-    process.aside("queue", move || amqp::watch_queues(&urls, &queues, &metrics, &stop))
+    process.aside("queue", move || amqp::watch_queues(&urls, tls.as_ref(), &queues, &metrics, &stop))
 }
 
 /// Opens the spool, and makes its first segment.

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub use super::given::{Given, check, check_command, with_settings};
 use super::logger::{LogFormat, LogSettings};
 pub use super::settings::*;
-use crate::amqp::{AmqpUrl, Broker, QUEUE_NAME_MAX_BYTES, queue_of};
+use crate::amqp::{AmqpUrl, Broker, QUEUE_NAME_MAX_BYTES, Tls, queue_of};
 use crate::disk::{folder_of, sibling};
 use crate::http::ListenerSettings;
 use crate::queue::Shard;
@@ -89,6 +89,8 @@ impl SpoolSettings {
 pub struct BrokerSettings {
     /// The cluster's nodes, at least one.
     pub urls: Vec<AmqpUrl>,
+    /// How those that are `amqps://` are spoken with; there where one is.
+    pub tls: Option<Tls>,
     /// The queue's name, at most [`QUEUE_NAME_MAX_BYTES`] long with a shard's number; also the exchange's.
     pub queue: String,
     /// How many queues share the visits.
@@ -112,7 +114,9 @@ impl BrokerSettings {
         let queue = given.read(&QUEUE, queue);
         let is_true = |text: &str| text.parse().map_err(|_| "expected true or false");
         let declares = !given.read::<bool, _>(&NO_DECLARE, is_true);
-        BrokerSettings { urls: given.read(&AMQP_URL, AmqpUrl::list), queue, shards, declares }
+        let urls = given.read(&AMQP_URL, AmqpUrl::list);
+        let tls = tls(given, urls.iter().any(AmqpUrl::is_tls));
+        BrokerSettings { urls, tls, queue, shards, declares }
     }
 
     /// Its shards: `None` alone where there is one queue for all.
@@ -131,12 +135,14 @@ impl BrokerSettings {
 
     /// The way to its queue of `shard`, to consume.
     pub fn consuming(&self, shard: Shard) -> Broker {
-        Broker::new(self.urls.clone(), self.queue_of(shard)).declaring(self.declares)
+        Broker::new(self.urls.clone(), self.tls.clone(), self.queue_of(shard)).declaring(self.declares)
     }
 
     /// The way to its queues of `shards`, to publish.
     pub fn publishing(&self, shards: &[Shard]) -> Broker {
-        Broker::sharded(self.urls.clone(), self.queue.clone(), shards).declaring(self.declares)
+        Broker::new(self.urls.clone(), self.tls.clone(), self.queue.clone())
+            .sharded(shards)
+            .declaring(self.declares)
     }
 
     /// Reads the shard of [`SHARD_CHOICE`]: those of its shards that may be written, of which the first free one is.
@@ -163,6 +169,34 @@ impl BrokerSettings {
     pub fn nodes(&self) -> String {
         self.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Reads what TLS needs. Files that are named are read where nothing is to be spoken over TLS, too: they are meant.
+fn tls(given: &mut Given<'_>, is_wanted: bool) -> Option<Tls> {
+    let files = [&AMQP_CA_FILE, &AMQP_CERT_FILE, &AMQP_KEY_FILE].map(|setting| given.read(setting, path));
+    let [authorities, chain, key] =
+        files.each_ref().map(|file| Some(&**file).filter(|file| !file.as_os_str().is_empty()));
+    let identity = match (chain, key) {
+        (Some(chain), Some(key)) => Some((chain, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            given.note(&AMQP_KEY_FILE, &"the key of PIXEL_AMQP_CERT_FILE is missing");
+            return None;
+        }
+        (None, Some(_)) => {
+            given.note(&AMQP_CERT_FILE, &"the certificate of PIXEL_AMQP_KEY_FILE is missing");
+            return None;
+        }
+    };
+    if !is_wanted && authorities.is_none() && identity.is_none() {
+        return None;
+    }
+    // Each by itself, so that the one that is of no use is named.
+    let noted = |given: &mut Given<'_>, setting, made: Result<Tls, String>| {
+        made.map_err(|problem| given.note(setting, &problem)).ok()
+    };
+    noted(given, &AMQP_CA_FILE, Tls::new(authorities, None))?;
+    noted(given, &AMQP_CERT_FILE, Tls::new(authorities, identity))
 }
 
 /// The file that visits are written to, and how.

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::logger::{self, LogSettings};
+use super::sockets::Sockets;
 use crate::health::{Health, counted};
 use crate::http::{Handler, Listener, ListenerSettings};
 use crate::limits::{raise_open_files_max, reason_to_restart};
@@ -69,6 +70,7 @@ pub struct Process {
     pub health: Arc<Health>,
     /// Given to the parts when they are to end.
     pub stop: Stop,
+    sockets: Sockets,
     supervisor: Supervisor,
     problems: Receiver<String>,
     asked_to_stop: Receiver<()>,
@@ -82,6 +84,7 @@ impl Process {
     /// What the system said.
     pub fn start(role: Role, log: &LogSettings) -> Result<Process, Failure> {
         logger::start(log);
+        let sockets = Sockets::from_environment();
         let (supervisor, problems) = Supervisor::new();
         let asked_to_stop = listen_for_signals(&supervisor)?;
         raise_open_files_max();
@@ -89,6 +92,7 @@ impl Process {
             metrics: Arc::new(Metrics::of(role)),
             health: Arc::default(),
             stop: Stop::default(),
+            sockets,
             supervisor,
             problems,
             asked_to_stop,
@@ -128,14 +132,28 @@ impl Process {
         Ok(())
     }
 
-    /// Opens a listener whose threads are this process's.
+    /// Opens a listener whose threads are this process's, on the socket that was given for it, if one was. Its socket is
+    /// passed on where the program starts again.
     ///
     /// # Errors
     /// What the system said to the address.
     pub fn listen(&self, settings: ListenerSettings, handler: Arc<dyn Handler>) -> Result<Listener, Failure> {
-        let address = settings.listen;
-        let opened = Listener::open(settings, handler, self.metrics.clone(), self.supervisor.clone());
-        opened.map_err(|error| Failure::Runtime(format!("failed to listen on {address}: {error}")))
+        let (name, address) = (settings.name, settings.listen);
+        let given = self.sockets.take(name);
+        let opened = Listener::open(settings, given, handler, self.metrics.clone(), self.supervisor.clone());
+        let kept = opened.and_then(|listener| {
+            self.sockets.keep(name, listener.socket()?)?;
+            Ok(listener)
+        });
+        kept.map_err(|error| Failure::Runtime(format!("failed to listen on {address}: {error}")))
+    }
+
+    /// Closes the public listener, or leaves its socket to the program that starts anew; what it has taken is answered.
+    pub fn close(&self, public: Listener, ending: Ending) {
+        match ending {
+            Ending::Stop => public.close(PATIENCE),
+            Ending::Restart => public.leave(PATIENCE),
+        }
     }
 
     /// Waits until the program is to end.
@@ -179,7 +197,7 @@ impl Process {
     /// # Errors
     /// What a part said at last, or why the program cannot be started again.
     pub fn end(self, ending: Ending, what_stays: impl FnOnce() -> String) -> Result<(), Failure> {
-        let (role, metrics) = (self.metrics.role, self.metrics.clone());
+        let (role, metrics) = (self.metrics.role, &self.metrics);
         let ended = self.end_parts();
         let did =
             |is_own: bool, count: u64, what: &str| is_own.then(|| format!(", {} {what}", counted(count)));
@@ -190,13 +208,15 @@ impl Process {
         ];
         let deeds: String = deeds.into_iter().flatten().collect();
         log::info!("{} stops{deeds}; {}", role.program(), what_stays());
+        // Who asked meanwhile would not ask the program that starts anew.
+        let ending = if self.asked_to_stop.try_recv().is_ok() { Ending::Stop } else { ending };
         match (ending, ended) {
-            (Ending::Restart, _) => Err(restart()),
+            (Ending::Restart, _) => Err(restart(&self.sockets)),
             (Ending::Stop, ended) => ended,
         }
     }
 
-    fn end_parts(self) -> Result<(), Failure> {
+    fn end_parts(&self) -> Result<(), Failure> {
         self.stop.set();
         let until = Instant::now() + PATIENCE;
         while self.parts.iter().any(|part| !part.is_finished()) && Instant::now() < until {
@@ -251,10 +271,14 @@ pub fn exit(program: &str, outcome: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// Replaces this process by a new one of the same program, which keeps its process id.
-fn restart() -> Failure {
+/// Replaces this process by a new one of the same program, which keeps its process id and its listening sockets.
+fn restart(sockets: &Sockets) -> Failure {
     let program = std::env::current_exe().unwrap_or_else(|_| "pixel".into());
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let error = Command::new(&program).args(arguments).exec();
+    let mut command = Command::new(&program);
+    if let Err(error) = sockets.pass_on(command.args(arguments)) {
+        log::warn!("clients are refused until the program listens again: {error}");
+    }
+    let error = command.exec();
     Failure::Runtime(format!("failed to start `{}` again: {error}", program.display()))
 }

@@ -54,6 +54,12 @@ settings! {
         "How many processes may share the folder; each takes a free subfolder 0, 1, …";
     AMQP_URL: "amqp-url" "PIXEL_AMQP_URL" "amqp://guest:guest@127.0.0.1:5672/%2f" secret "URLS"
         "The broker; a comma-separated list is a cluster, tried in turn. amqps:// is TLS";
+    AMQP_CA_FILE: "amqp-ca-file" "PIXEL_AMQP_CA_FILE" "" public "FILE"
+        "Authorities that amqps:// brokers are believed by (PEM); the system's unless set";
+    AMQP_CERT_FILE: "amqp-cert-file" "PIXEL_AMQP_CERT_FILE" "" public "FILE"
+        "Certificate to show to amqps:// brokers that ask for one (PEM, its chain behind it)";
+    AMQP_KEY_FILE: "amqp-key-file" "PIXEL_AMQP_KEY_FILE" "" public "FILE"
+        "The certificate's key (PEM)";
     QUEUE: "queue" "PIXEL_QUEUE" "pixel.visits" public "QUEUE"
         "The queue, and the exchange of the same name; its dead letters are in QUEUE.dead";
     SHARDS: "shards" "PIXEL_SHARDS" "1" public "NUMBER"
@@ -89,7 +95,8 @@ pub static HTTP: &[&Setting] =
 /// Of the spool.
 pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 /// Of the broker.
-pub static BROKER: &[&Setting] = &[&AMQP_URL, &QUEUE, &SHARDS, &NO_DECLARE];
+pub static BROKER: &[&Setting] =
+    &[&AMQP_URL, &AMQP_CA_FILE, &AMQP_CERT_FILE, &AMQP_KEY_FILE, &QUEUE, &SHARDS, &NO_DECLARE];
 /// Of who takes visits from the broker.
 pub static SHARD_CHOICE: &[&Setting] = &[&SHARD, &MASSTRANSIT_EXCHANGE];
 /// Of the output.

@@ -609,6 +609,8 @@ def amqps_works_in_the_image(stack):
     run(
         *("docker", "run", "--rm", "--user", str(os.getuid()), "--volume", f"{folder}:/tls"),
         *("--entrypoint", "openssl", "pixel-storage:local", "req", "-x509", "-days", "2", "-nodes"),
+        # An authority itself would not be taken for a broker.
+        *("-extensions", "v3_req"),
         *("-newkey", "rsa:2048", "-subj", "/CN=broker", "-addext", "subjectAltName=DNS:broker"),
         *("-keyout", "/tls/key.pem", "-out", "/tls/cert.pem"),
     )
@@ -636,7 +638,7 @@ def amqps_works_in_the_image(stack):
             run(
                 *("docker", "run", "--detach", "--network", network, "--tmpfs", "/visits:uid=10001"),
                 *("--env", f"PIXEL_AMQP_URL=amqps://{USER}:{PASSWORD}@broker:5671/%2f"),
-                *("--env", "SSL_CERT_FILE=/tls/cert.pem", "--volume", f"{folder}:/tls:ro"),
+                *("--env", "PIXEL_AMQP_CA_FILE=/tls/cert.pem", "--volume", f"{folder}:/tls:ro"),
                 *("--restart", "unless-stopped", "pixel-storage:local"),
             )
         )

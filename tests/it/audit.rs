@@ -483,3 +483,26 @@ fn one_line_changed_in_a_month_of_files_is_found() -> Outcome {
     );
     Ok(())
 }
+
+/// The audit ended at the first such file, and said nothing of the others.
+#[test]
+fn a_rotated_file_that_may_not_be_opened_is_named_and_the_others_are_reported_on() -> Outcome {
+    let folder = Folder::rotated()?;
+    folder.run("chmod 000 visits.log.1")?;
+    // Root may open whatever it likes, unless it has to do without that.
+    let without =
+        "{ [ $(id -u) != 0 ] || exec setpriv --bounding-set=-dac_override,-dac_read_search \"$0\" \"$@\"; }";
+    let audit = Launch::new("pixel")?.before(without).with("output", &folder.output.path).argument("audit");
+    let (status, stdout, stderr) = audit.run()?;
+    for said in [
+        "visits.log.1: unreadable (Permission denied",
+        "visits.log: verified",
+        "visits.log.2.gz: compressed (verified)",
+        "visits.log.3.zst: compressed (verified)",
+        "not proved",
+    ] {
+        assert!(stdout.contains(said), "{said}: {stdout}{stderr}");
+    }
+    assert!(status == 2 && stderr.contains("visits.log.1`: Permission denied"), "{status}: {stderr}");
+    Ok(())
+}

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -122,6 +123,53 @@ fn too_many_abandoned_connections_restart_it_and_lose_nothing() -> Outcome {
     load.wait_for(50)?;
     system.output.verify(&load.stop())?;
     assert!(system.pixel.runs(), "it is the same process");
+    system.stop_and_audit()
+}
+
+/// Whoever connected while it started again was refused.
+#[test]
+fn a_restart_refuses_nobody() -> Outcome {
+    // 64 connections may be abandoned, and there is room for all of the crowd.
+    let mut system = Embedded::with(|launch| launch.before("ulimit -n 512"))?;
+    let (address, admin) = (system.address, system.pixel.admin()?);
+    let stop = AtomicBool::new(false);
+    let (answered, refused, broken) = <(AtomicUsize, AtomicUsize, AtomicUsize)>::default();
+    let ask = || match TcpStream::connect(address) {
+        Ok(mut stream) => {
+            let mut answer = [0; 12];
+            let asked = stream
+                .set_read_timeout(Some(Duration::from_secs(30)))
+                .and_then(|()| stream.write_all(b"GET /track HTTP/1.0\r\nHost: h\r\n\r\n"))
+                .and_then(|()| stream.read_exact(&mut answer));
+            if asked.is_ok() { &answered } else { &broken }
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => &refused,
+        Err(_) => &broken,
+    };
+    let head = b"POST /track HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000000000\r\n\r\n";
+    thread::scope(|scope| -> Outcome {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                ask().fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // All at once they would fill the backlog, and the program that starts anew would have them to begin with.
+        let restarted = (1..=3).try_for_each(|round| {
+            drop(crowd(address, 40, head));
+            wait_until("abandoned connections, or a restart", || {
+                let abandoned = admin.metric("pixel_http_abandoned_connections_total").unwrap_or_default();
+                system.pixel.log().matches(LISTENING).count() >= 2
+                    || round < 3 && abandoned >= 30.0 * f64::from(round)
+            })
+        });
+        let before = answered.load(Ordering::Relaxed);
+        let goes_on = wait_until("answers", || answered.load(Ordering::Relaxed) > before + 50);
+        stop.store(true, Ordering::Relaxed);
+        restarted.and(goes_on)
+    })?;
+    println!("answered, refused, broken: {:?}", (&answered, &refused, &broken));
+    assert_eq!(refused.into_inner(), 0);
+    assert!(answered.into_inner() > 50, "most are answered");
     system.stop_and_audit()
 }
 

@@ -16,6 +16,7 @@
 //! - `rotation`: the output under those who rotate it, lock it, append to it and take its name or number.
 //! - `audit`: what `pixel audit` says of files as they were written, and of files that were tampered with.
 //! - `processes`: programs that are killed, paused, or there twice.
+//! - `tls`: a broker that is spoken with over TLS.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
 //! - `observe`: what operators see: metrics, the status page, the log, the alerts.
@@ -52,6 +53,7 @@ mod smuggling;
 mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod web_servers;
 
 use support::Outcome;

@@ -164,6 +164,24 @@ fn the_broker_s_url_may_be_in_a_file() -> Outcome {
 }
 
 #[test]
+fn a_file_of_certificates_that_is_of_no_use_is_named() -> Outcome {
+    let launch = Launch::new("pixel-storage")?.with("amqp-url", "amqps://h");
+    let empty = launch.folder().join("empty.pem");
+    std::fs::write(&empty, "no certificate")?;
+    for (given, said) in [
+        (&["amqp-ca-file"][..], "--amqp-ca-file (PIXEL_AMQP_CA_FILE) is `"),
+        (&["amqp-cert-file"], "--amqp-key-file (PIXEL_AMQP_KEY_FILE) is ``: the key of PIXEL_AMQP_CERT_FILE"),
+        (&["amqp-key-file"], "--amqp-cert-file (PIXEL_AMQP_CERT_FILE) is ``: the certificate of"),
+        (&["amqp-cert-file", "amqp-key-file"], "--amqp-cert-file (PIXEL_AMQP_CERT_FILE) is `"),
+    ] {
+        let launch = given.iter().fold(launch.clone(), |launch, flag| launch.with(flag, &empty));
+        let (status, _, stderr) = launch.run()?;
+        assert!(status == 2 && stderr.contains(said), "{given:?}: {status}, {stderr}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_password_is_never_shown() -> Outcome {
     for url in ["amqp://u:sesame@h/a/b", "http://u:sesame@h", "sesame", "amqp://u:sesame@h:x"] {
         for program in ["pixel-http", "pixel-storage"] {
@@ -209,6 +227,9 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
                 "PIXEL_LISTEN",
                 "PIXEL_ADMIN_LISTEN",
                 "PIXEL_AMQP_URL",
+                "PIXEL_AMQP_CA_FILE",
+                "PIXEL_AMQP_CERT_FILE",
+                "PIXEL_AMQP_KEY_FILE",
                 "PIXEL_QUEUE",
                 "PIXEL_SPOOL_DIR",
                 "PIXEL_SPOOL_MAX_BYTES",
@@ -223,6 +244,9 @@ fn help_and_version_are_there_and_name_every_option() -> Outcome {
             &[
                 "PIXEL_ADMIN_LISTEN",
                 "PIXEL_AMQP_URL",
+                "PIXEL_AMQP_CA_FILE",
+                "PIXEL_AMQP_CERT_FILE",
+                "PIXEL_AMQP_KEY_FILE",
                 "PIXEL_QUEUE",
                 "PIXEL_OUTPUT",
                 "PIXEL_FORMAT",

@@ -21,6 +21,18 @@ fn no_async_runtime_is_in_the_lock_file() -> Outcome {
     Ok(())
 }
 
+/// A build wanted OpenSSL's headers, and images its library.
+#[test]
+fn nothing_in_the_lock_files_links_openssl() -> Outcome {
+    for file in ["Cargo.lock", "fuzz/Cargo.lock"] {
+        let lock = fs::read_to_string(root().join(file))?;
+        for banned in ["native-tls", "openssl", "openssl-sys", "aws-lc-sys", "cmake"] {
+            assert!(!lock.contains(&format!("name = \"{banned}\"\n")), "{banned} is in {file}");
+        }
+    }
+    Ok(())
+}
+
 /// The folders and files of `src/`, from the floor up. Each may use those of the levels below its own, none beside
 /// it: docs/ARCHITECTURE.md says what each is for.
 const LEVELS: &[&[&str]] = &[

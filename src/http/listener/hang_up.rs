@@ -7,7 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::mem;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -140,6 +141,21 @@ fn connections() -> Option<HashSet<(SocketAddr, u8)>> {
     Some(connections)
 }
 
+/// How many connections wait on a listening socket to be accepted; `None` where the kernel does not say.
+pub(super) fn waiting(socket: &TcpListener) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).ok()?;
+    let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_string();
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .map(|table| fs::read_to_string(table).unwrap_or_default());
+    // Its queue of what is to be read is the one of connections; the tenth column is its inode.
+    let own = |line: &str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let (_, waiting) = columns.get(4).filter(|_| columns.get(9) == Some(&&*inode))?.split_once(':')?;
+        u64::from_str_radix(waiting, 16).ok()
+    };
+    tables.iter().flat_map(|table| table.lines()).find_map(own)
+}
+
 fn connection(line: &str) -> Option<(SocketAddr, u8)> {
     let mut columns = line.split_whitespace().skip(2);
     let (ip, port) = columns.next()?.split_once(':')?;
@@ -168,7 +184,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
     use std::thread;
 
     #[test]
@@ -203,7 +219,9 @@ mod tests {
         for (case, listen) in [("IPv4", "127.0.0.1:0"), ("IPv6", "[::1]:0")] {
             let Ok(listener) = TcpListener::bind(listen) else { continue };
             let client = TcpStream::connect(listener.local_addr().expect(case)).expect(case);
+            assert_eq!(waiting(&listener), Some(1), "{case}");
             let (_server, peer) = listener.accept().expect(case);
+            assert_eq!(waiting(&listener), Some(0), "{case}");
             assert!(connected_peers().expect("there is a /proc").contains(&peer), "{case}");
             assert!(!has_ended(peer), "{case}");
             client.shutdown(Shutdown::Write).expect(case);

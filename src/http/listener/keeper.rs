@@ -31,6 +31,8 @@ const IN_VAIN_MAX: usize = 3;
 const POKE_TIMEOUT: Duration = Duration::from_millis(750);
 /// A server that accepts no more costs a thread until its last connection is gone.
 const SERVERS_MAX: usize = 128;
+/// How long nobody new is accepted at the latest once the listener is closed, or left to another program.
+const ACCEPTING_MAX: Duration = Duration::from_secs(1);
 /// How long connections have to ask their last question when the listener is closed.
 const DRAIN: Duration = Duration::from_millis(200);
 
@@ -74,12 +76,33 @@ impl Keeper {
             }
             self.servers.retain(|server| Arc::strong_count(server) > 1);
         }
+        self.end_accepting();
         // Connections that are open may have one more question on its way.
         thread::sleep(DRAIN);
         while self.shared.workers_running.load(Ordering::Relaxed) > 0 {
             self.servers.iter().for_each(|server| server.unblock());
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Waits until nobody is accepted any more. A socket that was shut down ends the accept thread at once, one that is
+    /// left to another program when nobody connects any more (T1), which it only sees after one that did.
+    fn end_accepting(&self) {
+        let until = Instant::now() + ACCEPTING_MAX;
+        while self.servers.last().is_some_and(|newest| !newest.is_deaf(&self.listener))
+            && Instant::now() < until
+        {
+            self.poke();
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Connects and disconnects; returns whether it could.
+    fn poke(&self) -> bool {
+        let Ok(stream) = TcpStream::connect_timeout(&self.address, POKE_TIMEOUT) else { return false };
+        // With a reset instead of the usual goodbye, no port is kept for a minute.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        true
     }
 
     /// Starts the next server, and leaves the connections of the last one to one worker. tiny_http stops
@@ -105,9 +128,9 @@ impl Keeper {
         for _ in 0..ROUNDS_MAX {
             let before = threads();
             for _ in 0..at_once {
-                let Ok(stream) = TcpStream::connect_timeout(&self.address, POKE_TIMEOUT) else { return };
-                // With a reset instead of the usual goodbye, no port is kept for a minute.
-                let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                if !self.poke() {
+                    return;
+                }
             }
             thread::sleep(Duration::from_millis(1));
             let freed = threads().saturating_sub(before);

@@ -67,11 +67,12 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use self::hang_up::waiting;
 use self::keeper::Keeper;
 pub(crate) use self::request::Request;
 use self::shared::Shared;
 pub(crate) use self::shared::{Handler, ListenerSettings};
-use crate::limits::has_outgrown_memory;
+use crate::limits::{has_outgrown_memory, open_files_max};
 use crate::metrics::Metrics;
 use crate::supervisor::Supervisor;
 
@@ -91,17 +92,18 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Starts listening. Its threads are `supervisor`'s.
+    /// Starts listening, on the socket that is `given`, or on one of its own. Its threads are `supervisor`'s.
     ///
     /// # Errors
     /// What the system said to the address.
     pub fn open(
         settings: ListenerSettings,
+        given: Option<TcpListener>,
         handler: Arc<dyn Handler>,
         metrics: Arc<Metrics>,
         supervisor: Supervisor,
     ) -> io::Result<Listener> {
-        let socket = listen(&settings)?;
+        let socket = listen(&settings, given)?;
         let address = socket.local_addr()?;
         let shared = Shared::new(settings, handler, metrics, supervisor);
         let keeper = Keeper::new(socket.try_clone()?, reachable(address), shared.clone())?;
@@ -126,14 +128,41 @@ impl Listener {
         self.address
     }
 
+    /// The socket that it listens on.
+    ///
+    /// # Errors
+    /// What the system said where there is no descriptor for it.
+    pub fn socket(&self) -> io::Result<TcpListener> {
+        self.socket.try_clone()
+    }
+
     /// Closes the listener, answers what was asked, and returns when all workers are done or `patience` is
     /// over.
     pub fn close(self, patience: Duration) {
-        self.shared.stop.set();
         // New connections are refused from here on; those that are open go on.
         if let Err(error) = SockRef::from(&self.socket).shutdown(Shutdown::Both) {
             log::debug!("failed to shut the {} listener down: {error}", self.shared.settings.name);
         }
+        self.finish(patience);
+    }
+
+    /// The same, but new connections wait on its socket, for whoever has that next. A crowd that waits already is sent
+    /// away, as it would fill the next program, too.
+    pub fn leave(self, patience: Duration) {
+        let socket = SockRef::from(&self.socket);
+        let is_crowd = waiting(&self.socket).is_none_or(|waiting| waiting > u64::from(few().unsigned_abs()));
+        let emptied = if is_crowd { socket.shutdown(Shutdown::Both) } else { Ok(()) };
+        // The accept thread ends at the first connection that is not there (T1), which the keeper sees to.
+        let left = emptied.and_then(|()| socket.set_nonblocking(true)).and_then(|()| socket.listen(few()));
+        if let Err(error) = left {
+            log::debug!("failed to leave the {} listener's socket: {error}", self.shared.settings.name);
+        }
+        self.finish(patience);
+    }
+
+    /// Answers what was asked, and returns when all workers are done or `patience` is over.
+    fn finish(self, patience: Duration) {
+        self.shared.stop.set();
         let until = Instant::now() + patience;
         while self.shared.workers_running.load(Ordering::Relaxed) > 0
             && Instant::now() < until
@@ -144,9 +173,20 @@ impl Listener {
     }
 }
 
-/// Binds and listens. Connections inherit the options (T4).
-fn listen(settings: &ListenerSettings) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(settings.listen), Type::STREAM, Some(Protocol::TCP))?;
+/// How many connections may wait where nobody accepts them for a moment: the next program takes them all at once.
+fn few() -> i32 {
+    let few = (open_files_max() / 32).clamp(8, LISTEN_BACKLOG.unsigned_abs().into());
+    i32::try_from(few).unwrap_or(LISTEN_BACKLOG)
+}
+
+/// Binds and listens, or goes on with the socket that is `given`. Connections inherit the options (T4).
+fn listen(settings: &ListenerSettings, given: Option<TcpListener>) -> io::Result<TcpListener> {
+    let is_given = given.is_some();
+    let socket = match given {
+        Some(given) => Socket::from(given),
+        None => Socket::new(Domain::for_address(settings.listen), Type::STREAM, Some(Protocol::TCP))?,
+    };
+    socket.set_nonblocking(false)?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
@@ -155,7 +195,9 @@ fn listen(settings: &ListenerSettings) -> io::Result<TcpListener> {
     socket.set_write_timeout(Some(SEND_TIMEOUT))?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
-    socket.bind(&settings.listen.into())?;
+    if !is_given {
+        socket.bind(&settings.listen.into())?;
+    }
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
 }
@@ -198,7 +240,7 @@ mod tests {
         };
         let (supervisor, problems) = Supervisor::new();
         let metrics = Arc::<Metrics>::default();
-        let listener = Listener::open(settings, Arc::new(Fragile), metrics.clone(), supervisor);
+        let listener = Listener::open(settings, None, Arc::new(Fragile), metrics.clone(), supervisor);
         (listener.expect("a port is free"), metrics, problems)
     }
 
