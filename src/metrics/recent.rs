@@ -13,7 +13,7 @@ const TAIL_MAX_BYTES: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub struct Recent {
     // Oldest first, each with its number of lines.
-    tails: Mutex<VecDeque<(usize, Box<[u8]>)>>,
+    tails: Mutex<VecDeque<(usize, Vec<u8>)>>,
 }
 
 impl Recent {
@@ -39,7 +39,16 @@ impl Recent {
             return;
         }
         let mut tails = self.lock();
-        tails.push_back((count, text[start..].into()));
+        if count == RECENT_MAX {
+            // Nothing before it counts, and its memory is at hand.
+            let mut tail = tails.pop_back().map_or_else(Vec::new, |(_, tail)| tail);
+            tail.clear();
+            tail.extend_from_slice(&text[start..]);
+            tails.clear();
+            tails.push_back((count, tail));
+            return;
+        }
+        tails.push_back((count, text[start..].to_vec()));
         let mut total: usize = tails.iter().map(|(count, _)| count).sum();
         while let Some((oldest, _)) = tails.front()
             && total - oldest >= RECENT_MAX
@@ -56,7 +65,7 @@ impl Recent {
         lines.take(RECENT_MAX).map(<[u8]>::to_vec).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(usize, Box<[u8]>)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(usize, Vec<u8>)>> {
         // A panic elsewhere leaves it with a batch more or less.
         self.tails.lock().unwrap_or_else(PoisonError::into_inner)
     }
