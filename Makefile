@@ -54,7 +54,7 @@ fuzz-build: ## Build the fuzz targets
 	@tests/require-packages build
 	cargo build --locked $(FUZZ)
 
-test: ## Run every test, with a real RabbitMQ and two minutes of random faults
+test: ## Run every test, with a real RabbitMQ and two minutes of random faults; BROKER=4 with RabbitMQ 4, as root
 	@tests/require-packages build test
 	@tests/require-tools caddy || echo 'without PyPI, the edge is tried with the Caddy of this machine alone' >&2
 	cargo test --locked

@@ -92,18 +92,27 @@ ENV CARGO_HOME=/usr/local/cargo $(proxies)
 EOF
 }
 
-# rabbitmq:*-management: the node as the user rabbitmq, the log on the console, the management
+# rabbitmq:4-management, Debian trixie's: the node as the user rabbitmq, the log on the console, the management
 # plugin; rabbitmq itself reads RABBITMQ_DEFAULT_USER, RABBITMQ_DEFAULT_PASS and
 # RABBITMQ_ERLANG_COOKIE.
 rabbitmq() {
+  local context=$1 root plugins
+  root=$(tests/broker-4) || return
+  # Debian has them where only its own scripts look.
+  plugins=$(cd "$root" && echo usr/lib/rabbitmq/lib/*/plugins)
+  # What is mounted in it stays out.
+  tar -C "$root" -cf "$context/root.tar" --one-file-system .
   cat <<EOF
-FROM $DEBIAN
-RUN apt-get update && apt-get install -y --no-install-recommends rabbitmq-server \
+FROM scratch
+ADD root.tar /
+ENV RABBITMQ_PLUGINS_DIR=/$plugins
+RUN mkdir -p /tmp /proc && chmod 1777 /tmp \
  && rm -rf /var/lib/apt/lists/* /var/lib/rabbitmq/.erlang.cookie /var/lib/rabbitmq/mnesia \
- && rabbitmq-plugins enable --offline rabbitmq_management \
+ && /usr/lib/rabbitmq/bin/rabbitmq-plugins enable --offline rabbitmq_management \
  && mkdir -p /etc/rabbitmq/conf.d && chown -R rabbitmq:rabbitmq /etc/rabbitmq /var/lib/rabbitmq \
  && chmod 777 /etc/rabbitmq /etc/rabbitmq/conf.d /var/lib/rabbitmq /var/log/rabbitmq
-ENV PATH=/usr/lib/rabbitmq/bin:\$PATH HOME=/var/lib/rabbitmq RABBITMQ_LOGS=- LANG=C.UTF-8
+ENV PATH=/usr/lib/rabbitmq/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ENV HOME=/var/lib/rabbitmq RABBITMQ_LOGS=- LANG=C.UTF-8
 EXPOSE 5672 15672
 CMD ["rabbitmq-server"]
 EOF

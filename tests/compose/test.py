@@ -631,7 +631,7 @@ def amqps_works_in_the_image(stack):
                 *("--env", f"RABBITMQ_DEFAULT_USER={USER}", "--env", f"RABBITMQ_DEFAULT_PASS={PASSWORD}"),
                 *("--volume", f"{folder}:/tls:ro"),
                 *("--volume", f"{folder}/tls.conf:/etc/rabbitmq/conf.d/20-tls.conf:ro"),
-                *("--user", "rabbitmq", "--hostname", "broker", "rabbitmq:3-management"),
+                *("--user", "rabbitmq", "--hostname", "broker", "rabbitmq:4-management"),
             )
         )
         containers.append(

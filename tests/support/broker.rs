@@ -1,4 +1,5 @@
-//! A private RabbitMQ: its own folder, ports, cookie, epmd and node name.
+//! A private RabbitMQ: its own folder, ports, cookie, epmd and node name. With `BROKER=4` it is RabbitMQ 4 in a folder
+//! that `tests/broker-4` makes, started through chroot; else this machine's.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -168,14 +169,17 @@ impl Node {
         let none = self.folder.join("none");
         fs::write(&none, "")?;
         let config = self.folder.join(format!("{}.conf", self.port));
-        let settings =
-            format!("listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\n{}", self.port, self.settings);
+        // What RabbitMQ 3 has by default; RabbitMQ 4 has 16 MiB.
+        let has_own = self.settings.contains("max_message_size");
+        let longest = if has_own { "" } else { "max_message_size = 134217728\n" };
+        let (port, more) = (self.port, self.settings);
+        let settings = format!("listeners.tcp.1 = 127.0.0.1:{port}\nloopback_users = none\n{longest}{more}");
         fs::write(&config, settings)?;
         // The shell ends the group when this process has ended, however it did.
-        let script = r#""$0" & read -r _; kill -KILL -- -$$"#;
+        let script = r#""$@" & read -r _; kill -KILL -- -$$"#;
         let log = fs::File::create(self.folder.join(format!("{}.out", self.port)))?;
         let mut command = Command::new("bash");
-        command.args(["-c", script, &program("rabbitmq-server")]).process_group(0);
+        command.args(["-c", script, "node"]).args(program("rabbitmq-server")?).process_group(0);
         self.environment(&mut command);
         command
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
@@ -217,8 +221,9 @@ impl Node {
 
     /// Runs a command of rabbitmqctl.
     pub fn control(&self, arguments: &[&str]) -> Outcome<Output> {
-        let mut command = Command::new(program("rabbitmqctl"));
-        command.args(["--node", &self.name]).args(arguments).stdin(Stdio::null());
+        let program = program("rabbitmqctl")?;
+        let mut command = Command::new(&program[0]);
+        command.args(&program[1..]).args(["--node", &self.name]).args(arguments).stdin(Stdio::null());
         self.environment(&mut command);
         let output = command.output()?;
         if output.status.success() {
@@ -256,8 +261,28 @@ impl Drop for Broker {
     }
 }
 
-fn program(name: &str) -> String {
+/// What starts a program of RabbitMQ's.
+fn program(name: &str) -> Outcome<Vec<String>> {
     // Debian's programs in the PATH change the user; these do not.
     let debian = Path::new("/usr/lib/rabbitmq/bin").join(name);
-    if debian.exists() { debian.to_string_lossy().into_owned() } else { name.into() }
+    if std::env::var("BROKER").is_ok_and(|version| version == "4") {
+        let root = root_of_4()?;
+        return Ok(vec!["chroot".into(), root, debian.to_string_lossy().into_owned()]);
+    }
+    Ok(vec![if debian.exists() { debian.to_string_lossy().into_owned() } else { name.into() }])
+}
+
+/// The folder that has RabbitMQ 4, and this machine's `/tmp`.
+fn root_of_4() -> Outcome<String> {
+    static ROOT: OnceLock<Result<String, String>> = OnceLock::new();
+    let made = ROOT.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/broker-4");
+        let output = Command::new(script).stderr(Stdio::inherit()).output();
+        let output = output.map_err(|error| format!("tests/broker-4: {error}"))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim().into()),
+            false => Err("tests/broker-4 has failed, see above".into()),
+        }
+    });
+    made.clone().map_err(Into::into)
 }
