@@ -1,6 +1,6 @@
 //! A TCP proxy that cuts connections in the middle of a frame, and refuses them or swallows answers when told to.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,9 @@ use std::time::Duration;
 use super::Outcome;
 use super::broker::url_at;
 use super::port::free_port;
+
+/// A connection that is to be cut is so at the latest when nothing passed for so long.
+const QUIET_MAX: Duration = Duration::from_secs(3);
 
 /// The proxy of one port. It ends with its value.
 pub struct Proxy {
@@ -118,12 +121,26 @@ fn forward(client: TcpStream, state: &Arc<State>) -> Outcome {
     let cut_after = state.cuts.lock().expect("no panic holds it").pop();
     let left = Arc::new(AtomicI64::new(cut_after.map_or(i64::MAX, i64::from)));
     state.open.lock().expect("no panic holds it").extend([client.try_clone()?, server.try_clone()?]);
+    if cut_after.is_some() {
+        // One that has little to say would never get to its cut, and keep it from another.
+        [&client, &server].into_iter().try_for_each(|stream| stream.set_read_timeout(Some(QUIET_MAX)))?;
+    }
     let ways = [(client.try_clone()?, server.try_clone()?, false), (server, client, true)];
     for (mut from, mut to, is_answer) in ways {
         let (left, state) = (left.clone(), state.clone());
         thread::spawn(move || {
             let mut bytes = [0; 16_384];
-            while let Ok(read @ 1..) = from.read(&mut bytes) {
+            loop {
+                let read = match from.read(&mut bytes) {
+                    Ok(read @ 1..) => read,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        state
+                            .cut
+                            .fetch_add(usize::from(left.swap(0, Ordering::Relaxed) > 0), Ordering::Relaxed);
+                        break;
+                    }
+                    _ => break,
+                };
                 if is_answer && state.swallows.load(Ordering::Relaxed) {
                     continue;
                 }
