@@ -56,6 +56,7 @@ fuzz-build: ## Build the fuzz targets
 
 test: ## Run every test, with a real RabbitMQ and two minutes of random faults
 	@tests/require-packages build test
+	@tests/require-tools caddy || echo 'without PyPI, the edge is tried with the Caddy of this machine alone' >&2
 	cargo test --locked
 
 # Not part of the gate: rustup has to fetch that toolchain.
@@ -71,5 +72,6 @@ packages: ## Install Debian's packages that the checks need; as root they do it 
 include deploy/compose.mk
 include bench/bench.mk
 include tests/chaos.mk
+include tests/slow_clients.mk
 
 .PHONY: help run check static format-check scripts lint docs fuzz-build test minimum-rust packages

@@ -59,8 +59,8 @@ class Contender:
         self.programs = []
         self.folder = stage.fresh_folder(self.name.split()[0])
 
-    def run(self, name, argv):
-        program = self.stage.start(name, argv)
+    def run(self, name, argv, env=None):
+        program = self.stage.start(name, argv, env)
         self.programs.append(program)
         return program
 

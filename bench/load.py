@@ -1,10 +1,12 @@
 """The load: wrk for throughput, hey for a fixed rate, and which connections got answers."""
 
+import contextlib
 import csv
 import io
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -14,8 +16,16 @@ from pathlib import Path
 from stage import BenchError
 
 VISITS = Path(__file__).with_name("visits.lua")
-WRK_THREADS = 2
 HEY_CONNECTIONS = 50
+H2LOAD_THREADS = 2
+
+
+# What the loads ask that cannot vary their requests.
+SAME_TARGET = "/track?site=1&page=2"
+SAME_HEADERS = [
+    "-H", "Referer: https://www.example.com/products/red-shoes",
+    "-H", "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:127.0) Firefox/127.0",
+]
 
 
 @dataclass
@@ -25,16 +35,16 @@ class Answers:
     refused: int
     """Every other answer, and every request that failed."""
     seconds: float
-    served: int
+    served: int = 0
     """Connections that got answers in the second half of the load."""
 
 
 class Wrk:
     """A running wrk; `finish` waits for its end, `interrupt` ends it early."""
 
-    def __init__(self, port, connections, seconds, count_served=False):
+    def __init__(self, port, connections, seconds, threads=2, count_served=False):
         self.process = subprocess.Popen(
-            ["wrk", f"-t{WRK_THREADS}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
+            ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
              "-s", VISITS, f"http://127.0.0.1:{port}/track"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
@@ -104,9 +114,7 @@ class Hey:
         self.process = subprocess.Popen(
             ["hey", "-z", f"{seconds}s", "-c", str(HEY_CONNECTIONS),
              "-q", str(rate // HEY_CONNECTIONS), "-o", "csv",
-             "-H", "Referer: https://www.example.com/products/red-shoes",
-             "-H", "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:127.0) Firefox/127.0",
-             f"http://127.0.0.1:{port}/track?site=1&page=2"],
+             *SAME_HEADERS, f"http://127.0.0.1:{port}{SAME_TARGET}"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         self.seconds = seconds
@@ -121,11 +129,45 @@ class Hey:
         return Timings(good, len(rows) - len(good))
 
 
-def answer(port, path):
+# The private edges sign for themselves.
+ANY_CERTIFICATE = ssl.create_default_context()
+ANY_CERTIFICATE.check_hostname = False
+ANY_CERTIFICATE.verify_mode = ssl.CERT_NONE
+
+
+class H2load:
+    """A running h2load over TLS: for `seconds`, or else one request on each of `connections`."""
+
+    def __init__(self, port, connections, http2, seconds=None):
+        amount = ["-D", str(seconds)] if seconds else ["-n", str(connections)]
+        self.process = subprocess.Popen(
+            ["h2load", "-t", str(H2LOAD_THREADS), "-c", str(connections), *amount,
+             *([] if http2 else ["--h1"]), *SAME_HEADERS,
+             f"--connect-to=127.0.0.1:{port}", f"https://localhost:{port}{SAME_TARGET}"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        self.seconds = seconds or 0
+
+    def finish(self):
+        text, _ = self.process.communicate(timeout=self.seconds + 60)
+        took = re.search(r"finished in ([\d.]+)(ms|s|us)", text)
+        status = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text)
+        failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", text)
+        if not (took and status and failed):
+            raise BenchError(f"h2load said:\n{text}")
+        good, *other = map(int, status.groups())
+        seconds = float(took[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1}[took[2]]
+        return Answers(good, sum(other) + sum(map(int, failed.groups()[1:])), seconds)
+
+
+def answer(port, path, has_tls=False):
     """The status and body of one `GET`, or `None` when nothing answers."""
     try:
-        with socket.create_connection(("127.0.0.1", port), 5) as client:
+        with contextlib.ExitStack() as open_:
+            client = open_.enter_context(socket.create_connection(("127.0.0.1", port), 5))
             client.settimeout(5)
+            if has_tls:
+                client = open_.enter_context(ANY_CERTIFICATE.wrap_socket(client, server_hostname="localhost"))
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
             reply = b""
             while chunk := client.recv(65_536):

@@ -69,24 +69,25 @@ def in_turns(kinds, rounds):
 def throughput(stage, broker, plan):
     """Answers and written visits a second, with what they cost."""
     results = {}
-    for connections, rounds in plan.rounds.items():
-        table = results.setdefault(str(connections), {})
+    for connections, threads, rounds in plan.loads:
+        load = f"{connections} connections, {'one thread' if threads == 1 else f'{threads} threads'}"
+        table = results.setdefault(load, {})
         for turn, kind in in_turns(CONTENDERS, rounds):
             settle()
-            figures = one_throughput(stage, broker, kind, connections, plan.load_seconds)
+            figures = one_throughput(stage, broker, kind, connections, threads, plan.load_seconds)
             table.setdefault(kind.name, []).append(figures)
-            say(f"{connections} connections, round {turn + 1}/{rounds}, {kind.name}: "
+            say(f"{load}, round {turn + 1}/{rounds}, {kind.name}: "
                 f"{figures['rate']:,.0f}/s, {figures['served']} connections served, "
                 f"{figures['cpu_per_million']:.1f} CPU s per million")
     return results
 
 
-def one_throughput(stage, broker, kind, connections, seconds):
+def one_throughput(stage, broker, kind, connections, threads, seconds):
     contender = kind(stage, broker)
     contender.start()
     cpu_before = contender.cpu_seconds()
     started = time.time()
-    answers = Wrk(contender.port, connections, seconds, count_served=True).finish()
+    answers = Wrk(contender.port, connections, seconds, threads, count_served=True).finish()
     if contender.output:
         lines = Lines(contender.output)
         took = lines.wait_for(answers.count, contender.programs) - started

@@ -13,8 +13,8 @@ COLOURS = {"none": "#b8bec7", "peer": "#7f93b2", "pixel": "#d9534f"}
 
 def throughput(tables, order):
     panels, top = [], 10
-    for connections, contenders in tables.items():
-        panel, top = one_panel(connections, contenders, order, top)
+    for load, contenders in tables.items():
+        panel, top = one_panel(load, contenders, order, top)
         panels.append(panel)
     legend = "".join(
         f'<text x="12" y="{top + 14 + 18 * line}" class="small">{text}</text>'
@@ -30,12 +30,12 @@ width="{WIDTH}" height="{height}" role="img" aria-label="Visits a second by cont
 """
 
 
-def one_panel(connections, contenders, order, top):
+def one_panel(load, contenders, order, top):
     names = [name for name in order if name in contenders]
     rates = {name: [figures["rate"] for figures in contenders[name]] for name in names}
     scale = (WIDTH - LEFT - RIGHT) / max(max(values) for values in rates.values())
     parts = [f'<text x="12" y="{top + 24}" class="title">Visits a second, '
-             f'{connections} keep-alive connections</text>\n']
+             f'{load}</text>\n']
     y = top + TITLE
     for name in names:
         values = rates[name]

@@ -8,15 +8,28 @@ import plot
 EMBEDDED = "pixel"
 BROKERED = "pixel-http + pixel-storage"
 ASYNC = "axum-lapin"
-BARE = ("bare", "bare-unstarved")
+# The ceiling: tiny_http that serves every connection it has accepted, as a user would expect.
+BARE = "bare-unstarved"
+AT_64 = "64 connections, 2 threads"
+AT_256 = "256 connections, 2 threads"
+CLEAR, TLS_HTTP2 = "HTTP/1.1 in clear", "HTTP/2 over TLS"
 MIB = 2**20
 
 DURABLE = {EMBEDDED, BROKERED, ASYNC}
 
+EDGES = {
+    "direct": "no edge: `pixel` itself",
+    "haproxy": "`deploy/haproxy/haproxy.cfg` with all its rules, before `pixel`",
+    "caddy": "`deploy/Caddyfile`, before `pixel`",
+    "nginx, bare": "a proxy without any rules and without a log, before `pixel`: what a proxy costs",
+    "empty_gif behind haproxy": "`haproxy` before the `nginx` of the first table: what Pixel costs behind its edge",
+}
 WHAT = {
     "nginx": "`empty_gif` and a combined access log, unbuffered, two workers: no broker, nothing durable",
-    "bare": "tiny_http answers the GIF from four threads and does nothing else",
-    "bare-unstarved": "the same, with a connection to itself every 5 ms, so that no connection starves",
+    "bare": "tiny_http answers the GIF from four threads and does nothing else; of a burst of connections it leaves "
+            "some without a thread, and answers the others the faster",
+    "bare-unstarved": "the same, with a connection to itself every 5 ms, so that no connection starves; ratios are "
+                      "against this one",
     "axum-lapin": "axum and lapin: a confirmed persistent message a visit to a quorum queue, one channel; "
                   "the consumer appends, syncs and acknowledges up to 500 at once",
     "pixel": "embedded: durable before the answer, appended and synced to the output",
@@ -56,10 +69,6 @@ def ratio(rounds, others, key):
     return Spread([mine[key] / theirs[key] for mine, theirs in zip(rounds, others)])
 
 
-def stronger_bare(table):
-    return max(BARE, key=lambda name: of(table[name], "rate").middle)
-
-
 def bounds(results):
     """The rows of "what must be reached" that this run has figures for."""
     found = []
@@ -70,26 +79,39 @@ def bounds(results):
         reached = value >= limit if at_least else value <= limit
         found.append(Bound(figure, wanted, reached, spread.text(form, scale)))
 
-    if table := results.get("throughput", {}).get("64"):
-        bare = stronger_bare(table)
-        add("brokered end to end, 64 connections, times `axum-lapin`", "at least 2.0",
-            ratio(table[BROKERED], table[ASYNC], "rate"), 2.0, True)
-        add(f"`pixel` embedded, 64 connections, times `{bare}`", "at least 0.85",
-            ratio(table[EMBEDDED], table[bare], "rate"), 0.85, True)
-        add(f"brokered end to end, 64 connections, times `{bare}`", "at least 0.70",
-            ratio(table[BROKERED], table[bare], "rate"), 0.7, True)
-        add("CPU a visit, brokered, all processes, times `axum-lapin`", "at most 0.50",
-            ratio(table[BROKERED], table[ASYNC], "cpu_per_million"), 0.5, False)
+    edge = results.get("edge", {"loads": {}, "slow": []})
+    if table := edge["loads"].get(CLEAR):
+        add("through `haproxy`, in clear, times direct", "at least 0.45",
+            ratio(table["haproxy"], table["direct"], "rate"), 0.45, True)
+    if table := edge["loads"].get(TLS_HTTP2):
+        add("through `haproxy`, HTTP/2 over TLS, times `empty_gif` behind it", "at least 0.80",
+            ratio(table["haproxy"], table["empty_gif behind haproxy"], "rate"), 0.8, True)
+    if rounds := edge["slow"]:
+        add("p99 through `haproxy` at 3,000/s, slow bodies beside it, ms", "at most 25",
+            of(rounds, "p99"), 0.025, False, "{:.1f}", 1e3)
+    for load, table in results.get("throughput", {}).items():
+        if load.startswith("64 "):
+            add(f"`pixel` embedded, {load}, times `{BARE}`", "at least 0.85",
+                ratio(table[EMBEDDED], table[BARE], "rate"), 0.85, True)
+            add(f"brokered end to end, {load}, times `{BARE}`", "at least 0.70",
+                ratio(table[BROKERED], table[BARE], "rate"), 0.7, True)
+        if load in (AT_64, AT_256):
+            add(f"brokered end to end, {load}, times `{ASYNC}`", "at least 2.5",
+                ratio(table[BROKERED], table[ASYNC], "rate"), 2.5, True)
+        if load == AT_64:
+            add("CPU a visit, brokered, all processes, times `axum-lapin`", "at most 0.50",
+                ratio(table[BROKERED], table[ASYNC], "cpu_per_million"), 0.5, False)
+        if load == AT_256:
+            add("peak RSS of `pixel`, 256 connections, MiB", "at most 48",
+                Spread([r["peak"]["pixel"] for r in table[EMBEDDED]]), 48 * MIB, False, "{:.1f}", 1 / MIB)
+            add("peak RSS of `pixel-http`, 256 connections, MiB", "at most 64",
+                Spread([r["peak"]["pixel-http"] for r in table[BROKERED]]), 64 * MIB, False, "{:.1f}", 1 / MIB)
     if figures := results.get("backlogs", {}).get("1000000"):
         drains = figures["drains"][BROKERED]
         add("backlog of a million through RabbitMQ, visits a second", "at least 200,000",
             of(drains, "rate"), 200_000, True, "{:,.0f}")
         add("peak RSS of `pixel-storage` draining a million, MiB", "at most 64",
             Spread([d["peak"]["pixel-storage"] for d in drains]), 64 * MIB, False, "{:.1f}", 1 / MIB)
-    if table := results.get("throughput", {}).get("256"):
-        add("peak RSS of `pixel-http`, 256 connections, MiB", "at most 64",
-            Spread([r["peak"]["pixel-http"] for r in table[BROKERED]]),
-            64 * MIB, False, "{:.1f}", 1 / MIB)
     if rounds := results.get("latency"):
         add("p99 of `/track` at 5,000/s, broker down, times broker up", "at most 1.20",
             ratio(rounds["pixel-http, broker down"], rounds["pixel-http, broker up"], "p99"),
@@ -111,7 +133,7 @@ def table(head, rows):
 
 def write(results, docs):
     sections = [
-        head(results), what_must_be_reached(results), throughput(results), latency(results),
+        head(results), what_must_be_reached(results), throughput(results), edge(results), latency(results),
         backlog(results), memory_and_start(results), method(results),
     ]
     (docs / "BENCHMARKS.md").write_text("\n".join(sections))
@@ -144,31 +166,51 @@ def what_must_be_reached(results):
 
 def throughput(results):
     parts = ["## Throughput\n"]
-    for connections, contenders in results["throughput"].items():
-        bare = stronger_bare(contenders)
+    for load, contenders in results["throughput"].items():
         rows = []
         for name, rounds in sorted(contenders.items(), key=lambda item: list(WHAT).index(item[0])):
             rows.append((
                 f"`{name}`",
-                f"{of(rounds, 'served').middle:.0f} of {connections}",
+                f"{of(rounds, 'served').middle:.0f} of {load.split()[0]}",
                 of(rounds, "answered").text(),
                 of(rounds, "rate").text() if rounds[0]["written"] else "none",
-                ratio(rounds, contenders[bare], "rate").text("{:.2f}"),
+                ratio(rounds, contenders[BARE], "rate").text("{:.2f}"),
                 ratio(rounds, contenders[ASYNC], "rate").text("{:.2f}"),
                 of(rounds, "cpu_per_million").text("{:.1f}"),
                 sum(figures["refused"] for figures in rounds),
             ))
-        parts.append(f"{connections} keep-alive connections:\n")
+        parts.append(f"{load} of the load generator:\n")
         parts.append(table(
             ("contender", "connections served", "answers/s", "visits written/s, end to end",
-             f"times `{bare}`", f"times `{ASYNC}`", "CPU s per million", "refused or failed"), rows))
+             f"times `{BARE}`", f"times `{ASYNC}`", "CPU s per million", "refused or failed"), rows))
     parts.append("CPU seconds per million visits at 64 connections, by program:\n")
     parts.append(table(("contender", "program", "CPU s per million"), [
         (f"`{name}`", f"`{program}`",
          Spread([figures["cpu"][program] for figures in rounds]).text("{:.1f}"))
-        for name, rounds in results["throughput"]["64"].items() if name in DURABLE
+        for name, rounds in results["throughput"][AT_64].items() if name in DURABLE
         for program in rounds[0]["cpu"]]))
     parts.append("\n".join(f"- `{name}`: {what}." for name, what in WHAT.items()) + "\n")
+    return "\n".join(parts)
+
+
+def edge(results):
+    plan, parts = results["plan"], ["## Through an edge\n"]
+    for load, contenders in results["edge"]["loads"].items():
+        first = next(iter(contenders))
+        parts.append(f"{load}:\n")
+        parts.append(table(
+            ("edge", "answers/s", f"times `{first}`", "CPU s per million, by program", "refused or failed"), [
+                (f"`{name}`", of(rounds, "rate").text(), ratio(rounds, contenders[first], "rate").text("{:.2f}"),
+                 ", ".join(f"`{program}` {Spread([r['cpu'][program] for r in rounds]).middle:.1f}"
+                           for program in rounds[0]["cpu"]),
+                 sum(figures["refused"] for figures in rounds))
+                for name, rounds in contenders.items()]))
+    parts.append(f"Through `haproxy` at {plan['edge_rate']:,} a second, while 64 clients trickle bodies:\n")
+    slow = results["edge"]["slow"]
+    parts.append(table(
+        ("p50, ms", "p99, ms", "p99.9, ms", "refused or failed"),
+        [(*(of(slow, q).text("{:.2f}", 1e3) for q in ("p50", "p99", "p999")), sum(f["refused"] for f in slow))]))
+    parts.append("\n".join(f"- `{name}`: {what}." for name, what in EDGES.items()) + "\n")
     return "\n".join(parts)
 
 
@@ -211,7 +253,7 @@ def memory_and_start(results):
         return {name: Spread([figures[key][name] for figures in rounds]) for name in rounds[0][key]}
 
     mib = lambda spread: spread.text("{:.1f}", 1 / MIB) if spread else ""
-    at_256 = results["throughput"]["256"]
+    at_256 = results["throughput"][AT_256]
     drains = max(results["backlogs"].values(), key=lambda f: f["visits"] <= 2_000_000 and f["visits"])
     rows = []
     for name, rounds in results["starts"].items():
@@ -235,22 +277,26 @@ RSS in MiB; the broker is not counted. A program of several processes is the sum
 
 def method(results):
     plan = results["plan"]
-    rounds = " and ".join(f"{rounds} at {connections}" for connections, rounds in plan["rounds"].items())
+    rounds = ", ".join(f"{rounds} at {connections} connections with {threads}"
+                       for connections, threads, rounds in plan["loads"])
     return f"""## How it is measured
 
 `make bench` (`bench/run.py`) does all of this in one run; `make bench-quick` is a small run of the same \
 code, and `FULL=1 make bench` adds a backlog of ten million visits. Nothing leaves the loopback, and \
 every program, RabbitMQ and nginx included, is a private instance with a private folder.
 
-- Load: wrk with two threads, keep-alive, {plan["load_seconds"]} seconds, in rounds ({rounds} \
-connections) in which the contenders take turns, each with fresh processes. User agent, referrer, language \
-and query vary (`bench/visits.lua`).
+- Load: wrk with one thread or two, keep-alive, {plan["load_seconds"]} seconds, in rounds ({rounds}) in \
+which the contenders take turns, each with fresh processes. User agent, referrer, language and query vary \
+(`bench/visits.lua`).
+- Edges: {plan["edge_rounds"]} rounds of {plan["edge_seconds"]} seconds; wrk in clear, h2load over TLS (its requests \
+are all alike), 64 connections with a request at a time, and 1,000 connections at once with one request each. The \
+bounds for one address are raised, as the load comes from one.
 - A visit counts when it is a line of the output file: end to end is lines by the time from the start of \
 the load until the last line was written, by the file's modification time. `nginx` and `bare` write no \
 visits: theirs are answers.
 - Connections served are counted by the kernel: those that received bytes in the second half of the \
 load. tiny_http may leave most of a burst of connections without a thread and still look fast, which is \
-why there are two `bare`; ratios are against the faster one.
+why there are two `bare`.
 - CPU is user and system time of all processes, RabbitMQ included, from the start of the load until the \
 last line.
 - The rate runs are hey with {plan["rate"]:,} requests a second over 50 connections. hey waits for each \

@@ -13,8 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import edge
 import machine
 import measures
 import report
@@ -28,7 +29,8 @@ WORK = ROOT / "bench" / "work"
 BUSY_MAX = 0.05
 
 DEBIAN_PACKAGES = {
-    "wrk": "wrk", "hey": "hey", "nginx": "nginx-light", "ss": "iproute2",
+    "wrk": "wrk", "hey": "hey", "h2load": "nghttp2-client", "nginx": "nginx-light", "ss": "iproute2",
+    "haproxy": "haproxy", "caddy": "caddy", "openssl": "openssl",
     "epmd": "erlang-base", SERVER: "rabbitmq-server",
 }
 
@@ -36,9 +38,9 @@ DEBIAN_PACKAGES = {
 @dataclass
 class Plan:
     """How much of everything one run does."""
-    rounds: dict = field(default_factory=lambda: {64: 13, 256: 5})
-    """By connections. The bounds on rates are at 64; medians of seven rounds differed by a twentieth."""
-    load_seconds: int = 8
+    loads: tuple = ((64, 2, 7), (64, 1, 7), (256, 2, 5))
+    """Connections, threads of wrk, rounds."""
+    load_seconds: int = 6
     starts: int = 5
     rate: int = 5_000
     latency_rounds: int = 3
@@ -46,12 +48,17 @@ class Plan:
     return_seconds: int = 15
     backlogs: tuple = (100_000, 1_000_000)
     drain_rounds: int = 3
+    edge_rounds: int = 5
+    edge_seconds: int = 4
+    edge_rate: int = 3_000
 
 
-QUICK = Plan(rounds={64: 1, 256: 1}, load_seconds=2, starts=1, latency_rounds=1, latency_seconds=2,
-             return_seconds=10, backlogs=(20_000, 100_000), drain_rounds=1)
+QUICK = Plan(loads=((64, 2, 1), (64, 1, 1), (256, 2, 1)), load_seconds=2, starts=1, latency_rounds=1,
+             latency_seconds=2, return_seconds=10, backlogs=(20_000, 100_000), drain_rounds=1, edge_rounds=1,
+             edge_seconds=2)
 
 MEASURES = {
+    "edge": edge.edge,
     "throughput": measures.throughput,
     "starts": measures.first_answers,
     "latency": measures.latency,

@@ -114,9 +114,10 @@ fn recorder_batch(criterion: &mut Criterion) {
     for visits in [32u64, 512, 8192] {
         let folder = tempfile::tempdir_in(".").unwrap();
         let output = folder.path().join("visits.log");
-        let lock = OutputLock::acquire(&output, &folder.path().join("lock"), &Stop::default(), |_| {})
-            .unwrap()
-            .unwrap();
+        let (_, lock) =
+            OutputLock::acquire(&[(&output, &folder.path().join("lock"))], &Stop::default(), |_, _| {})
+                .unwrap()
+                .unwrap();
         let mut ledger = open_ledger(&folder.path().join("ledger")).unwrap();
         let target = Box::new(RealFolder::new(folder.path()));
         let name = OsStr::new("visits.log");

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
+use pixel::metrics::Role;
 use pixel::program::options::{
     ADMIN, ADMIN_LISTEN, AdminSettings, Given, HTTP, HttpSettings, LOGS, OUTPUTS, OutputSettings, SPOOL,
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Embedded, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, exit, healthcheck,
-    listen, listen_for_operators, open_spool, replay, replay_command, with_audit_arguments,
+    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, drain,
+    drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, replay,
+    replay_command, status, status_command, with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -27,7 +29,9 @@ fn command() -> Command {
         .subcommand(with_settings(Command::new("run").about("Take visits and write them; what plain `pixel` does"), all))
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_command())
+        .subcommand(drain_command())
         .subcommand(check_command(all))
+        .subcommand(status_command(ADMIN))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -40,7 +44,9 @@ fn main() -> ExitCode {
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel audit", audit(given)),
         Some(("replay", given)) => exit("pixel replay", replay(given)),
+        Some(("drain", given)) => exit("pixel drain", drain(given)),
         Some(("check", given)) => exit("pixel check", check(given, Settings::read)),
+        Some(("status", given)) => exit("pixel status", status(given, &ADMIN_LISTEN)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),
         Some((_, given)) => exit("pixel", run(given)),
         None => exit("pixel", run(&given)),
@@ -70,23 +76,34 @@ impl Settings {
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
     let Settings { http, spool, output, admin, log } = Settings::read(&mut given);
+    let effective = given.effective();
     given.refuse_bad()?;
 
-    let mut process = Process::start(&log)?;
-    let spool = open_spool(&spool)?;
+    let mut process = Process::start(Role::Embedded, &log)?;
+    process.announce(&effective);
+    let settings = spool;
+    let spool = open_spool(&settings)?;
+    let path = http.path.clone();
     let writer = Writer::new(output, &process);
+    let files = writer.files();
     let backlog = spool.clone();
     process.part("recorder", move || {
         let mut inboxes = SpoolInboxes::new(backlog.clone(), dead_letters(backlog.folder()));
         writer.run(|recorder, stop| recorder.run_over(&mut inboxes, |_| (), stop))
     })?;
+    look_after_slots(&settings, None, &mut process)?;
     let public = listen(http, &spool, &process)?;
-    let status = Embedded { health: process.health.clone(), spool: spool.clone() };
-    listen_for_operators(admin, status, &process)?;
+    let facts = Facts {
+        pixel: Some(format!("http://{}{path}", public.address())),
+        spool: Some(spool.folder().display().to_string()),
+        ..Facts::default()
+    };
+    let status = Embedded { health: process.health.clone(), spool: spool.clone(), files };
+    listen_for_operators(admin, status, facts, &process)?;
     log::info!("listening on http://{}", public.address());
 
     let ending = process.wait()?;
     process.close(public, ending);
     spool.drain(PATIENCE);
-    process.end(ending)
+    process.end(ending, || spool.what_stays())
 }

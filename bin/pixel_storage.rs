@@ -3,23 +3,24 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use pixel::amqp::Broker;
 use pixel::health::Part;
+use pixel::metrics::Role;
 use pixel::program::options::{
-    AdminSettings, BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, STORAGE_ADMIN,
+    AdminSettings, BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, SHARD_CHOICE, STORAGE_ADMIN,
     STORAGE_ADMIN_LISTEN, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Failure, LogSettings, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators,
-    replay_broker, replay_broker_command, with_audit_arguments,
+    Facts, Failure, LogSettings, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators,
+    replay_broker, replay_broker_command, status, status_command, watch_queue, with_audit_arguments,
 };
+use pixel::queue::Shard;
 
 /// As in `pixel`, which says why.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn command() -> Command {
-    let all: &[_] = &[BROKER, OUTPUTS, STORAGE_ADMIN, LOGS];
+    let all: &[_] = &[BROKER, SHARD_CHOICE, OUTPUTS, STORAGE_ADMIN, LOGS];
     let command = Command::new("pixel-storage")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Consumes visits from RabbitMQ and appends each to a file, exactly once")
@@ -27,6 +28,7 @@ fn command() -> Command {
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_broker_command())
         .subcommand(check_command(all))
+        .subcommand(status_command(STORAGE_ADMIN))
         .subcommand(
             with_settings(Command::new("healthcheck"), &[STORAGE_ADMIN])
                 .about("Ask the running program whether it is ready; exit status 1 when it is not"),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Some(("audit", given)) => exit("pixel-storage audit", audit(given)),
         Some(("replay", given)) => exit("pixel-storage replay", replay_broker(given)),
         Some(("check", given)) => exit("pixel-storage check", check(given, Settings::read)),
+        Some(("status", given)) => exit("pixel-storage status", status(given, &STORAGE_ADMIN_LISTEN)),
         Some((_, given)) => healthcheck("pixel-storage", given, &STORAGE_ADMIN_LISTEN),
         None => exit("pixel-storage", run(&given)),
     }
@@ -47,6 +50,8 @@ fn main() -> ExitCode {
 
 struct Settings {
     broker: BrokerSettings,
+    shards: Vec<Shard>,
+    masstransit: Option<String>,
     output: OutputSettings,
     admin: AdminSettings,
     log: LogSettings,
@@ -54,8 +59,11 @@ struct Settings {
 
 impl Settings {
     fn read(given: &mut Given<'_>) -> Self {
+        let broker = BrokerSettings::read(given);
         Settings {
-            broker: BrokerSettings::read(given),
+            shards: broker.read_choice(given),
+            masstransit: BrokerSettings::read_masstransit(given),
+            broker,
             output: OutputSettings::read(given),
             admin: AdminSettings::read(given, &STORAGE_ADMIN_LISTEN),
             log: log_settings(given),
@@ -65,19 +73,29 @@ impl Settings {
 
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
-    let Settings { broker, output, admin, log } = Settings::read(&mut given);
+    let Settings { broker, shards, masstransit, output, admin, log } = Settings::read(&mut given);
+    let effective = given.effective();
     given.refuse_bad()?;
 
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Storage, &log)?;
+    process.announce(&effective);
     process.health.ill(Part::Broker, "not connected yet");
-    listen_for_operators(admin, Storage { health: process.health.clone() }, &process)?;
-    let writer = Writer::new(output, &process);
+    let outputs = shards.iter().map(|shard| output.of_shard(*shard)).collect();
+    let writer = Writer::of_any(outputs, &process);
+    let facts = Facts { broker: Some(broker.nodes()), queue: Some(broker.queue.clone()), ..Facts::default() };
+    let status = Storage { health: process.health.clone(), files: writer.files() };
+    listen_for_operators(admin, status, facts, &process)?;
+    watch_queue(&broker, &process)?;
     process.part("recorder", move || {
-        let queue = broker.queue.clone();
-        let connected = |node: &str| log::info!("consuming {queue} from {node}");
-        let mut broker = Broker::new(broker.urls, broker.tls, broker.queue);
-        writer.run(|recorder, stop| recorder.run_over(&mut broker, connected, stop))
+        writer.run_any(|at, recorder, stop| {
+            let queue = broker.queue_of(shards[at]);
+            let connected = |node: &str| log::info!("consuming {queue} from {node}");
+            // A fanout exchange would give each shard a copy.
+            let exchange = masstransit.filter(|_| matches!(shards[at], None | Some(0)));
+            let mut broker = broker.consuming(shards[at]).also_from(exchange);
+            recorder.run_over(&mut broker, connected, stop)
+        })
     })?;
     let ending = process.wait()?;
-    process.end(ending)
+    process.end(ending, || "what is not acknowledged stays in the queue".into())
 }

@@ -2,7 +2,7 @@
 
 .PHONY: up down logs ps edge test-compose lint-deploy
 
-up: ## Build and start the system in containers, and wait until it is healthy
+up: ## Build and start the system in containers, and wait until it is healthy; EDGE=haproxy or caddy
 	@deploy/up.sh
 
 down: ## Stop the containers; spools, queue, visits and certificates stay
@@ -11,7 +11,7 @@ down: ## Stop the containers; spools, queue, visits and certificates stay
 logs: ## Follow the containers' log
 	@deploy/compose.sh logs --follow --tail=100
 
-edge: ## Start the edge in front of a Pixel on this machine; EDGE=caddy or haproxy
+edge: ## Start the edge in front of a Pixel on this machine; EDGE=haproxy or caddy
 	@deploy/edge.sh
 
 ps: ## List the containers

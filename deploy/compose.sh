@@ -9,6 +9,21 @@ if [ "$(id -u)" -ne 0 ] && ! grep -qs '^PIXEL_UID=' .env; then
   export PIXEL_UID PIXEL_GID
 fi
 
+# Which edge: HAProxy, unless EDGE or .env says otherwise. Files that are named count as they are.
+edge=${EDGE:-$(sed -n 's/^EDGE=//p' .env 2>/dev/null || true)}
+case ${edge:-haproxy} in
+  haproxy) ;;
+  caddy)
+    if ! grep -qs '^COMPOSE_FILE=' .env; then
+      export COMPOSE_FILE="${COMPOSE_FILE:-docker-compose.yml}:deploy/caddy/docker-compose.yml"
+    fi
+    ;;
+  *)
+    echo "EDGE is haproxy or caddy, not $edge" >&2
+    exit 2
+    ;;
+esac
+
 if docker compose version >/dev/null 2>&1; then
   exec docker compose "$@"
 fi

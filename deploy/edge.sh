@@ -1,15 +1,20 @@
 #!/bin/sh
-# `make edge`: the edge in front of a Pixel that runs on this machine: EDGE=caddy, unless set, or haproxy.
-# Their configurations name the other variables. Without a site it listens in clear on port 8000.
+# `make edge`: the edge in front of a Pixel that runs on this machine: EDGE=haproxy or caddy; unset, Caddy where
+# PIXEL_SITE names a site, as it gets the certificate, and HAProxy otherwise. Their configurations name the other
+# variables. Without a site it listens in clear on port 8000.
 set -eu
 cd "$(dirname "$0")/.."
 
 # Debian has HAProxy outside the PATH of ordinary users.
 PATH=$PATH:/usr/sbin
-EDGE=${EDGE:-caddy}
+EDGE=${EDGE:-${PIXEL_SITE:+caddy}}
+EDGE=${EDGE:-haproxy}
 case $EDGE in
   caddy)
     export PIXEL_SITE="${PIXEL_SITE:-:8000}"
+    case $(caddy version 2>/dev/null) in
+      2.6.[0-2]* | v2.6.[0-2]*) export PIXEL_CADDY_BUFFERING="${PIXEL_CADDY_BUFFERING:-buffer_requests}" ;;
+    esac
     set -- caddy run --adapter caddyfile --config deploy/Caddyfile
     ;;
   haproxy)

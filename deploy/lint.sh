@@ -10,9 +10,13 @@ actionlint
 
 for caddy in $tools/bin/caddy /usr/bin/caddy; do
   [ -x "$caddy" ] || continue
+  case $("$caddy" version) in
+    2.6.[0-2]* | v2.6.[0-2]*) buffering=buffer_requests ;;
+    *) buffering=request_buffers ;;
+  esac
   "$caddy" fmt deploy/Caddyfile | diff deploy/Caddyfile -
   for discovery in fixed dns; do
-    PIXEL_DISCOVERY=$discovery XDG_DATA_HOME=$tools XDG_CONFIG_HOME=$tools \
+    PIXEL_DISCOVERY=$discovery PIXEL_CADDY_BUFFERING=$buffering XDG_DATA_HOME=$tools XDG_CONFIG_HOME=$tools \
       "$caddy" validate --config deploy/Caddyfile --adapter caddyfile > $tools/caddy.log 2>&1 \
       || { cat $tools/caddy.log >&2; exit 1; }
   done
@@ -25,7 +29,10 @@ if [ -x /usr/sbin/haproxy ]; then
 fi
 
 deploy/compose.sh config --quiet
-deploy/compose.sh -f docker-compose.yml -f deploy/haproxy/docker-compose.yml config --quiet
-deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
-PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/public.yml config --quiet
+PIXEL_CERTIFICATES=/certificates deploy/compose.sh -f docker-compose.yml -f deploy/haproxy/docker-compose.yml \
+  config --quiet
+EDGE=caddy deploy/compose.sh config --quiet
+RABBITMQ_ERLANG_COOKIE=x deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
+PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/caddy/docker-compose.yml \
+  -f deploy/public.yml config --quiet
 echo "deployment files: no findings"

@@ -1,11 +1,11 @@
 //! Connections that end and are made anew: the broker's, seen from both sides.
 
+use std::cell::Cell;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use prometheus_client::metrics::gauge::Gauge;
-
-use crate::health::{Health, Part};
+use crate::health::{Health, Part, counted, in_words};
+use crate::metrics::Metrics;
 use crate::stop::Stop;
 
 // Unit tests fail by the thousand, and nobody is to wait for them.
@@ -59,21 +59,32 @@ impl<E> From<ConnectError> for Setback<E> {
 }
 
 /// The reconnect loop, and where it shows how it stands.
-#[derive(Clone, Copy)]
 pub(crate) struct Reconnect<'a> {
     /// What is connected to.
-    pub part: Part,
-    /// Where its absence is shown.
-    pub health: &'a Health,
-    /// 1 while there is a connection to the broker, else 0.
-    pub connected: &'a Gauge,
-    /// What the log adds to why the connection is gone.
-    pub meanwhile: &'a str,
-    /// Ends the loop.
-    pub stop: &'a Stop,
+    part: Part,
+    health: &'a Health,
+    metrics: &'a Metrics,
+    meanwhile: &'a str,
+    stop: &'a Stop,
+    // How many connections there were.
+    made: Cell<u64>,
+    // Since when there is none, once one was lost or could not be made.
+    absent_since: Cell<Option<Instant>>,
 }
 
-impl Reconnect<'_> {
+impl<'a> Reconnect<'a> {
+    /// Connections to `part`, until `stop`. The log adds `meanwhile` to why there is none.
+    pub(crate) fn new(
+        part: Part,
+        health: &'a Health,
+        metrics: &'a Metrics,
+        meanwhile: &'a str,
+        stop: &'a Stop,
+    ) -> Self {
+        let (made, absent_since) = (Cell::new(0), Cell::new(None));
+        Reconnect { part, health, metrics, meanwhile, stop, made, absent_since }
+    }
+
     /// Calls `attempt`, which is to connect and to use the connection, until it returns `Ok` or the word to
     /// stop is given; with growing waits, which `attempt` resets when it gets on.
     ///
@@ -89,8 +100,11 @@ impl Reconnect<'_> {
                 Ok(()) => return Ok(()),
                 Err(Setback::Fatal(error)) => return Err(error),
                 Err(Setback::Again(problem)) => {
-                    if self.health.ill(self.part, &problem) {
-                        log::warn!("{problem}; {}", self.meanwhile);
+                    if self.absent_since.get().is_none() {
+                        self.absent_since.set(Some(Instant::now()));
+                    }
+                    if let Some(lasting) = self.health.ill(self.part, &problem) {
+                        log::warn!("{problem}{lasting}; {}", self.meanwhile);
                     }
                     backoff.wait(self.stop);
                 }
@@ -102,17 +116,40 @@ impl Reconnect<'_> {
     /// Notes that there is a connection, until what is returned is dropped.
     pub(crate) fn established(&self) -> Established<'_> {
         self.health.well(self.part);
-        self.connected.set(i64::from(self.part == Part::Broker));
-        Established(self.connected)
+        let absent = self.absent_since.take().map(|since| since.elapsed());
+        if self.part == Part::Broker {
+            self.metrics.broker_connected.set(1.0);
+            if self.made.get() > 0 {
+                self.metrics.reconnects.inc();
+            }
+        }
+        self.made.set(self.made.get() + 1);
+        Established { reconnect: self, absent }
     }
 }
 
 /// A connection stands for as long as this lives.
-pub(crate) struct Established<'a>(&'a Gauge);
+pub(crate) struct Established<'a> {
+    reconnect: &'a Reconnect<'a>,
+    /// How long there was none, where one was missed.
+    absent: Option<Duration>,
+}
+
+impl Established<'_> {
+    /// What the log is to say of it behind its address: how long there was none, and how many visits wait, where that
+    /// is known.
+    pub(crate) fn after(&self, waiting: Option<u64>) -> String {
+        let Some(absent) = self.absent else { return String::new() };
+        let waiting = waiting.map(|visits| format!(", {} visits waiting", counted(visits)));
+        format!(" again after {}{}", in_words(absent), waiting.unwrap_or_default())
+    }
+}
 
 impl Drop for Established<'_> {
     fn drop(&mut self) {
-        self.0.set(0);
+        if self.reconnect.part == Part::Broker {
+            self.reconnect.metrics.broker_connected.set(0.0);
+        }
     }
 }
 

@@ -62,6 +62,9 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// Which of several queues visits go to; `None` where there is one for all.
+pub type Shard = Option<u32>;
+
 /// What was read from the backlog.
 #[derive(Debug)]
 pub struct Reading {
@@ -69,6 +72,8 @@ pub struct Reading {
     pub message: Message,
     /// Where the next reading starts.
     pub end: Position,
+    /// Where they go: the same at every reading.
+    pub shard: Shard,
 }
 
 /// Visits that wait to be confirmed.
@@ -78,6 +83,8 @@ pub trait Backlog: Send + Sync {
     /// The visits from `from` on, of at most `max_bytes` where one group is not larger by itself;
     /// `None` where there are none yet.
     fn read(&self, from: Position, max_bytes: usize) -> io::Result<Option<Reading>>;
+    /// How many visits wait to be confirmed.
+    fn visits(&self) -> u64;
     /// How many bytes there are to read from `from` on.
     fn bytes_after(&self, from: Position) -> u64;
     /// Gives up every visit before `up_to`: they are safe elsewhere.

@@ -7,7 +7,8 @@ use amiquip::{Channel, Connection, Delivery};
 
 use super::confirms::{Confirms, Unconfirmed};
 use super::errors::reason;
-use super::properties::{origin, replayed};
+use super::masstransit;
+use super::properties::replayed;
 use super::session::{LOST_BEFORE, Session};
 use super::topology::{ROUTING_KEY, dead_letters};
 use crate::record::Delivered;
@@ -57,7 +58,7 @@ impl DeadLetters {
     pub fn look(mut self, stop: &Stop, mut look: impl FnMut(Delivered)) -> Result<(), String> {
         for _ in 0..self.count {
             let Some(letter) = self.take()?.filter(|_| !stop.is_set()) else { break };
-            look(Delivered { origin: origin(&letter.properties), body: letter.body });
+            look(masstransit::delivered(&letter.properties, letter.body));
         }
         Ok(())
     }

@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::confirms::{Confirms, Unconfirmed};
 use super::errors::reason;
 use super::intake::Intake;
-use super::properties::{of_part, origin};
+use super::masstransit;
+use super::properties::of_part;
 use super::session::{LOST_BEFORE, Session};
 use crate::record::{DeadLetter, Delivered, Inbox, InboxError};
 use crate::visit::wire::{Origin, Unreadable};
@@ -206,5 +207,5 @@ fn delivered(delivery: &Delivery, body: Vec<u8>) -> Delivered {
         let reason = format!("its body of {} bytes is over the bound of {BODY_MAX_BYTES}", body.len());
         return Delivered { origin: Err(Unreadable(reason)), body: Vec::new() };
     }
-    Delivered { origin: origin(&delivery.properties), body }
+    masstransit::delivered(&delivery.properties, body)
 }

@@ -8,12 +8,14 @@ mod dead_letters;
 mod errors;
 mod inbox;
 mod intake;
+mod masstransit;
 mod properties;
 mod publisher;
 mod session;
 mod tls;
 mod topology;
 mod url;
+mod watch;
 
 pub use self::dead_letters::DeadLetters;
 use self::inbox::{AmqpInbox, Blocked};
@@ -21,13 +23,15 @@ use self::intake::{Intake, Pace};
 use self::publisher::AmqpPublisher;
 pub use self::tls::Tls;
 pub use self::url::AmqpUrl;
+pub use self::watch::watch_queues;
 
 use amiquip::{Channel, Connection};
 
 use self::session::Session;
-pub(crate) use self::topology::QUEUE_NAME_MAX_BYTES;
-use self::topology::{dead_letters, declare};
+pub(crate) use self::topology::{QUEUE_NAME_MAX_BYTES, queue_of};
+use self::topology::{bind_to_fanout, dead_letters, declare};
 use crate::connect::{Connect, ConnectError};
+use crate::queue::Shard;
 use crate::record::Inbox;
 use crate::relay::Publisher;
 
@@ -36,15 +40,44 @@ pub struct Broker {
     urls: Vec<AmqpUrl>,
     tls: Option<Tls>,
     queue: String,
+    // The queues that are declared: but for a publisher's shards, the one above.
+    declared: Vec<String>,
+    // Whether they are: the topology may be somebody else's.
+    declares: bool,
+    // The exchange of another system whose messages are to come to the queue as well.
+    also_from: Option<String>,
     next: usize,
     pace: Pace,
     blocked: Blocked,
 }
 
 impl Broker {
-    /// `urls` are the cluster's nodes, at least one, tried in turn; `tls` is for those that are `amqps://`.
-    pub fn new(urls: Vec<AmqpUrl>, tls: Option<Tls>, queue: String) -> Self {
-        Broker { urls, tls, queue, next: 0, pace: Pace::default(), blocked: Blocked::default() }
+    /// `urls` are the cluster's nodes, at least one, tried in turn.
+    pub fn new(urls: Vec<AmqpUrl>, queue: String) -> Self {
+        let declared = vec![queue.clone()];
+        let (pace, blocked) = (Pace::default(), Blocked::default());
+        Broker { urls, tls: None, queue, declared, declares: true, also_from: None, next: 0, pace, blocked }
+    }
+
+    /// The same, with what nodes that are `amqps://` are spoken with.
+    pub fn over(self, tls: Option<Tls>) -> Self {
+        Broker { tls, ..self }
+    }
+
+    /// The same, which takes exchanges and queues as they are where it does not declare them.
+    pub fn declaring(self, declares: bool) -> Self {
+        Broker { declares, ..self }
+    }
+
+    /// The same, whose queue is bound to this fanout exchange, too: MassTransit's of a message.
+    pub fn also_from(self, exchange: Option<String>) -> Self {
+        Broker { also_from: exchange, ..self }
+    }
+
+    /// The same, to publish to these shards of `queue`.
+    pub fn sharded(urls: Vec<AmqpUrl>, queue: String, shards: &[Shard]) -> Self {
+        let declared = shards.iter().map(|shard| queue_of(&queue, *shard)).collect();
+        Broker { declared, ..Broker::new(urls, queue) }
     }
 
     /// Connects to the first node that answers, from the next one on, declares the queue and calls
@@ -59,8 +92,11 @@ impl Broker {
             // Should this one fail or be lost, the next node is tried first.
             self.next += 1;
             let (queue, prepare) = (self.queue.clone(), prepare.clone());
+            let declared = if self.declares { self.declared.clone() } else { Vec::new() };
+            let also_from = self.also_from.clone().filter(|_| self.declares);
             let opened = Session::open(url, self.tls.as_ref(), move |connection, channel| {
-                declare(connection, channel, &queue)?;
+                declared.iter().try_for_each(|queue| declare(connection, channel, queue))?;
+                also_from.iter().try_for_each(|exchange| bind_to_fanout(channel, exchange, &queue))?;
                 prepare(connection, channel, &queue)
             });
             match opened {
@@ -86,7 +122,13 @@ impl Broker {
 
 impl Connect<dyn Publisher> for Broker {
     fn connect(&mut self) -> Result<Box<dyn Publisher>, ConnectError> {
-        let (session, ears, address) = self.connect_any(AmqpPublisher::prepare)?;
+        // What nobody has declared is told at once, and by its name.
+        let needed = if self.declares { Vec::new() } else { self.declared.clone() };
+        let (session, ears, address) = self.connect_any(move |connection, channel, queue| {
+            let is_there = |exchange: &String| channel.exchange_declare_passive(exchange).map(drop);
+            needed.iter().try_for_each(is_there)?;
+            AmqpPublisher::prepare(connection, channel, queue)
+        })?;
         Ok(Box::new(AmqpPublisher::new(session, ears, address, self.queue.clone())))
     }
 }

@@ -8,7 +8,8 @@ use crossbeam_channel::{Receiver, select};
 use super::confirms::{Confirms, Unconfirmed};
 use super::properties::of_message;
 use super::session::{LOST_BEFORE, Session};
-use super::topology::ROUTING_KEY;
+use super::topology::{ROUTING_KEY, queue_of};
+use crate::queue::Shard;
 use crate::relay::{Lost, News, Publisher};
 use crate::visit::wire::Message;
 
@@ -23,7 +24,7 @@ pub(super) struct AmqpPublisher {
     // `None` once it is lost.
     session: Option<Session>,
     ears: Ears,
-    exchange: String,
+    queue: String,
     address: String,
 }
 
@@ -34,8 +35,8 @@ impl AmqpPublisher {
         Ok(Ears { confirms: Confirms::listen(channel)?, blocked })
     }
 
-    pub(super) fn new(session: Session, ears: Ears, address: String, exchange: String) -> Self {
-        AmqpPublisher { session: Some(session), ears, exchange, address }
+    pub(super) fn new(session: Session, ears: Ears, address: String, queue: String) -> Self {
+        AmqpPublisher { session: Some(session), ears, queue, address }
     }
 
     fn lost(&mut self) -> Lost {
@@ -44,12 +45,12 @@ impl AmqpPublisher {
 }
 
 impl Publisher for AmqpPublisher {
-    fn publish(&mut self, message: &Message) -> Result<u64, Lost> {
+    fn publish(&mut self, message: &Message, shard: Shard) -> Result<u64, Lost> {
         let session = self.session.as_ref().ok_or_else(|| Lost(LOST_BEFORE.into()))?;
         let confirms = &mut self.ears.confirms;
         let sent = confirms.publish(
             session.channel(),
-            &self.exchange,
+            &queue_of(&self.queue, shard),
             ROUTING_KEY,
             &message.body,
             of_message(message),

@@ -5,6 +5,8 @@ use amiquip::{
     QueueDeclareOptions,
 };
 
+use crate::queue::Shard;
+
 /// The routing key of a visit.
 pub(super) const ROUTING_KEY: &str = "visit";
 /// RabbitMQ 4 dead-letters after 20 redeliveries by default; a recorder that waits for a full disk may
@@ -17,6 +19,11 @@ const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
 const PRECONDITION_FAILED: u16 = 406;
 /// The longest queue name: with `.dead` behind it, it must fit AMQP's short string of 255 bytes.
 pub(crate) const QUEUE_NAME_MAX_BYTES: usize = 250;
+
+/// The queue of a shard, and its exchange, which has the same name.
+pub(crate) fn queue_of(queue: &str, shard: Shard) -> String {
+    shard.map_or_else(|| queue.to_string(), |shard| format!("{queue}.{shard}"))
+}
 
 /// Where what cannot be read goes: the exchange, and the queue that is bound to it.
 pub(super) fn dead_letters(queue: &str) -> String {
@@ -40,6 +47,12 @@ pub(super) fn declare(connection: &mut Connection, channel: &Channel, queue: &st
     channel.exchange_declare(ExchangeType::Direct, queue, durable())?;
     channel.queue_declare(queue, quorum(arguments))?;
     channel.queue_bind(queue, queue, ROUTING_KEY, FieldTable::new())
+}
+
+/// Declares a fanout exchange, as MassTransit does for each type of message, and has what comes to it come to `queue`.
+pub(super) fn bind_to_fanout(channel: &Channel, exchange: &str, queue: &str) -> amiquip::Result<()> {
+    channel.exchange_declare(ExchangeType::Fanout, exchange, durable())?;
+    channel.queue_bind(queue, exchange, "", FieldTable::new())
 }
 
 /// Declares the queue of dead letters. One that an older Pixel declared has no delivery limit; it is taken as it

@@ -154,6 +154,16 @@ impl Answer {
         Answer { body: Cow::Owned(body.into_bytes()), ..self }
     }
 
+    /// The same with headers of its own, each with its line end.
+    pub fn with_headers(self, headers: String) -> Self {
+        Answer { headers: Cow::Owned(headers), ..self }
+    }
+
+    /// Its status: "200 OK".
+    pub fn status(&self) -> &'static str {
+        self.status
+    }
+
     /// The same, to a visit: the time that it took is measured.
     pub fn for_visit(self) -> Self {
         Answer { is_visit: true, ..self }

@@ -6,8 +6,11 @@
 mod admin;
 mod answer;
 mod listener;
+mod report;
 mod track;
 
-pub(crate) use self::admin::{Admin, Status, ask_ready};
+pub(crate) use self::admin::{Admin, ask_ready, ask_status};
 pub(crate) use self::listener::{Handler, Listener, ListenerSettings};
+pub use self::report::Facts;
+pub(crate) use self::report::Status;
 pub(crate) use self::track::{Pixel, Track};

@@ -106,6 +106,10 @@ impl Handler for Track {
         }
         answers
     }
+
+    fn answered(&self, status: &'static str) {
+        self.metrics.responses.add(status, 1);
+    }
 }
 
 impl Track {
@@ -114,7 +118,8 @@ impl Track {
         match self.store.append(lines, count) {
             Ok(()) => {
                 self.metrics.accepted.inc_by(count.into());
-                if self.health.well(Part::Spool) {
+                self.metrics.recent.note(lines);
+                if self.health.well(Part::Spool).is_some() {
                     log::info!("visits are taken again");
                 }
                 true
@@ -122,8 +127,8 @@ impl Track {
             Err(error) => {
                 self.metrics.refused.inc_by(count.into());
                 let problem = error.to_string();
-                if self.health.ill(Part::Spool, &problem) {
-                    log::error!("{problem}; visits are answered with 503 until it works again");
+                if let Some(lasting) = self.health.ill(Part::Spool, &problem) {
+                    log::error!("{problem}{lasting}; visits are answered with 503 until it works again");
                 }
                 false
             }

@@ -37,32 +37,34 @@ pub enum Waiting {
 }
 
 impl OutputLock {
-    /// Waits for the lock of `output`, the file at `path`, polling; `None` when the word to stop came before. `waiting` is told, once
-    /// each, what it is that is waited for.
+    /// Waits for the lock of one of `outputs`, each with the file that is its lock, polling; which of them it is of,
+    /// or `None` when the word to stop came before. `waiting` is told, once each, which output is waited for and why.
     ///
     /// # Errors
     /// What the system said of which file.
     pub fn acquire(
-        output: &Path,
-        path: &Path,
+        outputs: &[(&Path, &Path)],
         stop: &Stop,
-        mut waiting: impl FnMut(Waiting),
-    ) -> Result<Option<Self>, String> {
+        mut waiting: impl FnMut(usize, Waiting),
+    ) -> Result<Option<(usize, Self)>, String> {
         let failed = |path: &Path| {
             let path = path.display().to_string();
             move |error| format!("failed to lock `{path}`: {error}")
         };
         let mut told = None;
         while !stop.is_set() {
-            let reason = match Self::try_acquire(path).map_err(failed(path))? {
-                None => Waiting::StandingBy,
-                Some(lock) => match is_locked(output).map_err(failed(output))? {
-                    None => return Ok(Some(lock)),
-                    Some(holder) => Waiting::OutputLocked(holder),
-                },
-            };
-            if told.as_ref() != Some(&reason) {
-                waiting(reason.clone());
+            let mut reason = (0, Waiting::StandingBy);
+            for (at, (output, path)) in outputs.iter().enumerate() {
+                if let Some(lock) = Self::try_acquire(path).map_err(failed(path))? {
+                    match is_locked(output).map_err(failed(output))? {
+                        None => return Ok(Some((at, lock))),
+                        Some(holder) => reason = (at, Waiting::OutputLocked(holder)),
+                    }
+                }
+            }
+            // That the output is kept locked is a problem, and is noted for as long as it lasts.
+            if told.as_ref() != Some(&reason) || matches!(reason.1, Waiting::OutputLocked(_)) {
+                waiting(reason.0, reason.1.clone());
                 told = Some(reason);
             }
             stop.wait(POLL);
@@ -151,8 +153,11 @@ mod tests {
                 for name in ["visits.log", "visits.log.lock"] {
                     let folder = in_the_place_of(name, what);
                     let output = folder.path().join("visits.log");
-                    let locked =
-                        OutputLock::acquire(&output, &sibling(&output, "lock"), &Stop::default(), |_| ());
+                    let locked = OutputLock::acquire(
+                        &[(&output, &sibling(&output, "lock"))],
+                        &Stop::default(),
+                        |_, _| (),
+                    );
                     let problem = locked.err().unwrap_or_else(|| format!("{what}: no error"));
                     let _ = told.send((format!("{name}: {what}"), format!("{name}`: it is"), problem));
                 }

@@ -37,8 +37,8 @@ pub fn with_arguments(command: Command) -> Command {
     };
     command
         .about(
-            "Prove what was written: read the ledger and every file that it names, rotated and compressed ones \
-             included, and compare lengths, lines and checksums; per producer, name the visits that are written, waiting \
+            "Prove what was written: read the ledger, those of the output's shards, and every file that they name, \
+             rotated and compressed ones included, and compare lengths, lines and checksums; per producer, name the visits that are written, waiting \
              and missing. Exit status 0 proved, 1 not, 2 could not be read",
         )
         .arg(
@@ -98,17 +98,21 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
         let numbers = other.written.spools().iter().map(|(id, spooled)| (*id, spooled.written.clone()));
         add(&mut elsewhere, numbers);
     }
-    let ledger = ledger_of(&output.ledger)?;
-    let numbers = Audit::of(&ledger.written, &spools, &elsewhere);
+    let outputs = ledgers(output)?;
+    let written: Vec<&Written> = outputs.iter().map(|(_, ledger)| &ledger.written).collect();
+    let numbers = Audit::of(&written, &spools, &elsewhere);
     let quick = matches.get_flag("quick");
-    if ledger.lacking > 0 && !quick {
-        return Err(Failure::Settings(format!(
-            "`{}.files` lacks {} records of rotated files: those cannot be checked",
-            output.ledger.display(),
-            ledger.lacking
-        )));
+    let mut files = Vec::new();
+    for (output, ledger) in outputs.iter().filter(|_| !quick) {
+        if ledger.lacking > 0 {
+            return Err(Failure::Settings(format!(
+                "`{}.files` lacks {} records of rotated files: those cannot be checked",
+                output.ledger.display(),
+                ledger.lacking
+            )));
+        }
+        files.extend(read_files(&output.path, &paths("files"), ledger)?);
     }
-    let files = if quick { Vec::new() } else { read_files(&output.path, &paths("files"), &ledger)? };
     let is_well = |file: &FileAudit| match file.verdict {
         Verdict::Verified => true,
         Verdict::Missing => matches.get_flag("ignore-missing"),
@@ -118,8 +122,8 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
         Verdict::Unreadable { error } => Some(format!("failed to read `{}`: {error}", file.path.display())),
         _ => None,
     });
-    let proved = numbers.missing == 0 && files.iter().all(is_well);
-    let began_late = ledger.written.began_late();
+    let proved = numbers.missing + numbers.twice == 0 && files.iter().all(is_well);
+    let began_late = written.iter().any(|written| written.began_late());
     let report = Report { proved, quick, began_late, files, numbers };
     if matches.get_flag("json") {
         println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
@@ -131,6 +135,16 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
         None if proved => Ok(()),
         None => Err(Failure::Reported),
     }
+}
+
+/// The output with its ledger, and its shards that have one.
+fn ledgers(output: OutputSettings) -> Result<Vec<(OutputSettings, LedgerContent)>, Failure> {
+    // A folder that cannot be read is told by the ledger in it.
+    let mut outputs = output.shards().unwrap_or_default();
+    if outputs.is_empty() || output.ledger.exists() {
+        outputs.insert(0, output);
+    }
+    outputs.into_iter().map(|output| ledger_of(&output.ledger).map(|ledger| (output, ledger))).collect()
 }
 
 fn ledger_of(path: &Path) -> Result<LedgerContent, Failure> {

@@ -17,13 +17,18 @@ use super::settings::{CONFIG, Setting, unknown};
 /// Adds groups of options to a command.
 pub fn with_settings(command: Command, groups: &[&[&'static Setting]]) -> Command {
     let argument = |setting: &&'static Setting| {
-        Arg::new(setting.flag)
+        let argument = Arg::new(setting.flag)
             .long(setting.flag)
             .env(setting.variable)
             .hide_env_values(true)
             .default_value(setting.default)
             .value_name(setting.value)
-            .help(setting.help)
+            .help(setting.help);
+        match setting.default {
+            // By itself, the flag says that it is so.
+            "false" => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+            _ => argument,
+        }
     };
     let settings = groups.iter().flat_map(|group| group.iter());
     command.args(settings.map(argument)).arg(argument(&&CONFIG))
@@ -43,6 +48,11 @@ pub fn check<T>(matches: &ArgMatches, read: impl FnOnce(&mut Given<'_>) -> T) ->
     let mut given = Given::new(matches);
     read(&mut given);
     given.show()
+}
+
+/// The value of a setting, unless it is a secret that somebody gave.
+fn fit_to_show<'t>(setting: &Setting, text: &'t str, source: &Source) -> &'t str {
+    if setting.is_secret && !matches!(source, Source::Default) { "***" } else { text }
 }
 
 /// Where a value comes from.
@@ -165,6 +175,15 @@ impl<'a> Given<'a> {
         self.problems.push(format!("--{flag} ({variable}){shown}: {problem}"));
     }
 
+    /// What counts for each setting, in a line for the log.
+    pub fn effective(&self) -> String {
+        let settings = self.read.iter().map(|(setting, text, source)| {
+            let name = setting.variable.trim_start_matches("PIXEL_").to_lowercase();
+            format!("{name}={}", fit_to_show(setting, text, source))
+        });
+        settings.collect::<Vec<_>>().join(" ")
+    }
+
     /// Ends the reading by saying what counts for each setting, and why: for `check`.
     ///
     /// # Errors
@@ -172,7 +191,7 @@ impl<'a> Given<'a> {
     #[expect(clippy::print_stdout, reason = "it is what was asked for")]
     fn show(self) -> Result<(), Failure> {
         for (setting, text, source) in &self.read {
-            let text = if setting.is_secret && !matches!(source, Source::Default) { "***" } else { text };
+            let text = fit_to_show(setting, text, source);
             let source = match source {
                 Source::Flag => format!("--{}", setting.flag),
                 Source::Variable(name) => name.clone(),

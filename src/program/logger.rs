@@ -2,11 +2,14 @@
 
 use std::io::{self, Write};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use env_logger::fmt::Formatter;
 use jiff::Timestamp;
 use log::{Level, LevelFilter, Record};
 use serde_json::json;
+
+static IS_FOR_MACHINES: AtomicBool = AtomicBool::new(false);
 
 /// What is logged, and how.
 #[derive(Debug, Clone)]
@@ -54,6 +57,12 @@ pub(super) fn start(settings: &LogSettings) {
         LogFormat::Journal => builder.format(journal),
     };
     builder.init();
+    IS_FOR_MACHINES.store(settings.format != LogFormat::Text, Ordering::Relaxed);
+}
+
+/// Whether a machine reads the log, so that nothing else is to be among its lines.
+pub(super) fn is_for_machines() -> bool {
+    IS_FOR_MACHINES.load(Ordering::Relaxed)
 }
 
 fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {

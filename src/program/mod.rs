@@ -3,6 +3,7 @@
 
 mod audit;
 mod config_file;
+mod drain;
 mod given;
 mod logger;
 pub mod options;
@@ -12,39 +13,86 @@ mod replay;
 mod settings;
 mod sockets;
 mod status;
+mod status_command;
+mod stranded;
 mod writer;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use self::audit::{audit, with_arguments as with_audit_arguments};
+pub use self::drain::{drain, drain_command, drain_to_broker, drain_to_broker_command};
 pub use self::logger::LogSettings;
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
 pub use self::replay::{dead_letters, replay, replay_broker, replay_broker_command, replay_command};
 pub use self::status::{Collector, Embedded, Storage};
+pub use self::status_command::{status, status_command};
+pub use self::stranded::look_after_slots;
 pub use self::writer::Writer;
 
 use clap::ArgMatches;
 
-use self::options::{AdminSettings, Given, HttpSettings, Setting, SpoolSettings};
+use self::options::{AdminSettings, BrokerSettings, Given, HttpSettings, Setting, SpoolSettings};
+use crate::amqp;
+pub use crate::http::Facts;
 use crate::http::{Admin, Listener, Pixel, Status, Track, ask_ready};
 use crate::limits::warn_of_few_files;
-use crate::spool::Spool;
+use crate::spool::{OpenError, Spool, want};
+
+/// How long a slot is waited for that another process relays and gives back: it may have to leave a broker that says
+/// nothing.
+const GIVING_WAY_MAX: Duration = Duration::from_secs(30);
+/// How long a slot may be held by who only looks at it.
+const LOOK_MAX: Duration = Duration::from_millis(500);
+
+/// How often it is looked how many visits came and went.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps the numbers of the queue up to date, over a connection of its own.
+///
+/// # Errors
+/// What the system said where no thread is to be had.
+pub fn watch_queue(broker: &BrokerSettings, process: &Process) -> Result<(), Failure> {
+    let (urls, tls) = (broker.urls.clone(), broker.tls.clone());
+    let queues: Vec<_> = broker.all_shards().into_iter().map(|shard| broker.queue_of(shard)).collect();
+    let (metrics, stop) = (process.metrics.clone(), process.stop.clone());
+    process.aside("queue", move || amqp::watch_queues(&urls, tls.as_ref(), &queues, &metrics, &stop))
+}
 
 /// Opens the spool, and makes its first segment.
 ///
 /// # Errors
 /// Who holds it, or what the system said.
 pub fn open_spool(settings: &SpoolSettings) -> Result<Arc<Spool>, Failure> {
-    let spool = Spool::open(&settings.folder, settings.slots, settings.max_bytes);
-    let spool = spool.map_err(|error| Failure::Runtime(error.to_string()))?;
+    let spool = open_when_free(settings).map_err(|error| Failure::Runtime(error.to_string()))?;
     spool.prepare();
     match spool.visits() {
         0 => log::debug!("the spool is `{}`", spool.folder().display()),
         visits => log::info!("{visits} visits wait in the spool `{}`", spool.folder().display()),
     }
     Ok(Arc::new(spool))
+}
+
+/// Opens the spool. One that another process relays for who is gone is asked for, and waited for.
+fn open_when_free(settings: &SpoolSettings) -> Result<Spool, OpenError> {
+    let started = Instant::now();
+    loop {
+        let opened = Spool::open(&settings.folder, settings.slots, settings.max_bytes);
+        let Err(OpenError::Held { path, gives_way, .. }) = &opened else { return opened };
+        let patience = match gives_way {
+            true => GIVING_WAY_MAX,
+            false if settings.slots > 1 => LOOK_MAX,
+            false => Duration::ZERO,
+        };
+        if started.elapsed() >= patience {
+            return opened;
+        }
+        let wanted = gives_way.then(|| want(path));
+        std::thread::sleep(Duration::from_millis(50));
+        drop(wanted);
+    }
 }
 
 /// Opens the public listener, whose visits go to `spool`.
@@ -70,11 +118,23 @@ pub fn listen(settings: HttpSettings, spool: &Arc<Spool>, process: &Process) -> 
 pub fn listen_for_operators(
     settings: AdminSettings,
     status: impl Status + 'static,
+    facts: Facts,
     process: &Process,
 ) -> Result<SocketAddr, Failure> {
-    let admin = Admin { metrics: process.metrics.clone(), status: Box::new(status) };
+    let admin = Admin { metrics: process.metrics.clone(), status: Box::new(status), facts };
     let listener = process.listen(settings.listener, Arc::new(admin))?;
-    log::info!("/healthz, /readyz and /metrics on http://{}", listener.address());
+    let (metrics, stop) = (process.metrics.clone(), process.stop.clone());
+    process.aside("history", move || {
+        let went = if metrics.role.writes() { &metrics.written } else { &metrics.published };
+        metrics.history.look([metrics.accepted.get(), went.get()]);
+        while !stop.wait(LOOK_EVERY) {
+            metrics.history.look([metrics.accepted.get(), went.get()]);
+        }
+    })?;
+    log::info!(
+        "/healthz, /readyz and /metrics on http://{}, which is also the status page",
+        listener.address()
+    );
     Ok(listener.address())
 }
 

@@ -1,5 +1,8 @@
 //! The settings as the programs' parts take them, read and checked before anything starts.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,9 +11,10 @@ use std::time::Duration;
 pub use super::given::{Given, check, check_command, with_settings};
 use super::logger::{LogFormat, LogSettings};
 pub use super::settings::*;
-use crate::amqp::{AmqpUrl, QUEUE_NAME_MAX_BYTES, Tls};
-use crate::disk::sibling;
+use crate::amqp::{AmqpUrl, Broker, QUEUE_NAME_MAX_BYTES, Tls, queue_of};
+use crate::disk::{folder_of, sibling};
 use crate::http::ListenerSettings;
+use crate::queue::Shard;
 use crate::visit::client_ip::TrustedProxies;
 use crate::visit::lines::LineFormat;
 
@@ -18,6 +22,9 @@ use crate::visit::lines::LineFormat;
 const WORKERS_MAX: u64 = 1024;
 const TIMEOUT_MAX_MS: u64 = 3_600_000;
 const SLOTS_MAX: u64 = 1024;
+const SHARDS_MAX: u64 = 64;
+/// What a shard's number adds to the name of a queue: `.63`.
+const SHARD_SUFFIX_BYTES: usize = 3;
 /// How long the admin listener waits for its clients.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -84,25 +91,78 @@ pub struct BrokerSettings {
     pub urls: Vec<AmqpUrl>,
     /// How those that are `amqps://` are spoken with; there where one is.
     pub tls: Option<Tls>,
-    /// The queue's name, at most [`QUEUE_NAME_MAX_BYTES`] long; also the exchange's.
+    /// The queue's name, at most [`QUEUE_NAME_MAX_BYTES`] long with a shard's number; also the exchange's.
     pub queue: String,
+    /// How many queues share the visits.
+    pub shards: u32,
+    /// Whether exchanges and queues are declared.
+    pub declares: bool,
 }
 
 impl BrokerSettings {
     /// Reads [`BROKER`].
     pub fn read(given: &mut Given<'_>) -> Self {
+        let shards = u32::try_from(given.read(&SHARDS, number(1, SHARDS_MAX))).unwrap_or(u32::MAX);
+        let max_bytes = QUEUE_NAME_MAX_BYTES - if shards > 1 { SHARD_SUFFIX_BYTES } else { 0 };
         let queue = |name: &str| {
             // RabbitMQ reserves names that start so.
-            if name.starts_with("amq.") || name.len() > QUEUE_NAME_MAX_BYTES {
-                return Err(format!(
-                    "expected up to {QUEUE_NAME_MAX_BYTES} bytes that do not start with amq."
-                ));
+            if name.starts_with("amq.") || name.len() > max_bytes {
+                return Err(format!("expected up to {max_bytes} bytes that do not start with amq."));
             }
             Ok(name.to_string())
         };
+        let queue = given.read(&QUEUE, queue);
+        let is_true = |text: &str| text.parse().map_err(|_| "expected true or false");
+        let declares = !given.read::<bool, _>(&NO_DECLARE, is_true);
         let urls = given.read(&AMQP_URL, AmqpUrl::list);
         let tls = tls(given, urls.iter().any(AmqpUrl::is_tls));
-        BrokerSettings { urls, tls, queue: given.read(&QUEUE, queue) }
+        BrokerSettings { urls, tls, queue, shards, declares }
+    }
+
+    /// Its shards: `None` alone where there is one queue for all.
+    pub fn all_shards(&self) -> Vec<Shard> {
+        if self.shards == 1 { vec![None] } else { (0..self.shards).map(Some).collect() }
+    }
+
+    /// Reads the exchange of [`SHARD_CHOICE`] that MassTransit publishes to; `None` where there is none.
+    pub fn read_masstransit(given: &mut Given<'_>) -> Option<String> {
+        let exchange = given.read(&MASSTRANSIT_EXCHANGE, |name| match name.len() {
+            0..=255 if !name.starts_with("amq.") => Ok(name.to_string()),
+            _ => Err("expected up to 255 bytes that do not start with amq."),
+        });
+        Some(exchange).filter(|exchange| !exchange.is_empty())
+    }
+
+    /// The way to its queue of `shard`, to consume.
+    pub fn consuming(&self, shard: Shard) -> Broker {
+        Broker::new(self.urls.clone(), self.queue_of(shard)).declaring(self.declares).over(self.tls.clone())
+    }
+
+    /// The way to its queues of `shards`, to publish.
+    pub fn publishing(&self, shards: &[Shard]) -> Broker {
+        Broker::sharded(self.urls.clone(), self.queue.clone(), shards)
+            .declaring(self.declares)
+            .over(self.tls.clone())
+    }
+
+    /// Reads the shard of [`SHARD_CHOICE`]: those of its shards that may be written, of which the first free one is.
+    pub fn read_choice(&self, given: &mut Given<'_>) -> Vec<Shard> {
+        let max = u64::from(self.shards) - 1;
+        let choice = given.read(&SHARD, |text| match text {
+            "auto" => Ok(None),
+            one => number(0, max)(one)
+                .map(Some)
+                .map_err(|_| format!("expected auto, or a number from 0 to {max}")),
+        });
+        match choice {
+            Some(one) if self.shards > 1 => vec![u32::try_from(one).ok()],
+            _ => self.all_shards(),
+        }
+    }
+
+    /// The name of the queue of a shard.
+    pub fn queue_of(&self, shard: Shard) -> String {
+        queue_of(&self.queue, shard)
     }
 
     /// The nodes, fit to be shown.
@@ -140,7 +200,7 @@ fn tls(given: &mut Given<'_>, is_wanted: bool) -> Option<Tls> {
 }
 
 /// The file that visits are written to, and how.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct OutputSettings {
     /// A regular file, or one that is not there yet.
     pub path: PathBuf,
@@ -150,6 +210,8 @@ pub struct OutputSettings {
     pub ledger: PathBuf,
     /// How a visit is written to it.
     pub format: LineFormat,
+    /// Whether it is where visits are written if nobody says where: its folder is made then.
+    pub is_default: bool,
 }
 
 impl OutputSettings {
@@ -174,14 +236,42 @@ impl OutputSettings {
         OutputSettings {
             lock: sibling(&state, "lock"),
             ledger: sibling(&state, "ledger"),
+            is_default: output == Path::new(OUTPUT.default),
             path: output,
             format: given.read(&FORMAT, LineFormat::from_str),
         }
     }
 
-    /// Whether it is the one that is written to where none is named.
-    pub fn is_default(&self) -> bool {
-        self.path == Path::new(OUTPUT.default)
+    /// The output of a shard: `visits.2.log` where this one is `visits.log`.
+    pub fn of_shard(&self, shard: Shard) -> OutputSettings {
+        let Some(shard) = shard else { return self.clone() };
+        let path = numbered(&self.path, shard);
+        let state = self.ledger.with_file_name(path.file_name().unwrap_or_default());
+        OutputSettings {
+            lock: sibling(&state, "lock"),
+            ledger: sibling(&state, "ledger"),
+            path,
+            ..self.clone()
+        }
+    }
+
+    /// The outputs of shards that have a ledger, in the order of their numbers.
+    ///
+    /// # Errors
+    /// What the system said to the ledgers' folder.
+    pub fn shards(&self) -> io::Result<Vec<OutputSettings>> {
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(folder_of(&self.ledger))? {
+            let name = entry?.file_name();
+            let digits = name.to_str().into_iter().flat_map(|name| name.split('.'));
+            for shard in digits.filter_map(|part| part.parse::<u32>().ok()) {
+                let output = self.of_shard(Some(shard));
+                if output.ledger.file_name() == Some(&name) {
+                    found.insert(shard, output);
+                }
+            }
+        }
+        Ok(found.into_values().collect())
     }
 }
 
@@ -204,6 +294,17 @@ impl AdminSettings {
         };
         AdminSettings { listener }
     }
+}
+
+/// `path` with a number before its extension, or at its end.
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_os_string();
+    name.push(format!(".{number}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
 }
 
 /// Reads [`LOGS`]: the filter is in env_logger's words.
@@ -287,6 +388,15 @@ mod tests {
         all_of(&mut given);
         AdminSettings::read(&mut given, &STORAGE_ADMIN_LISTEN);
         assert!(given.refuse_bad().is_ok());
+    }
+
+    #[test]
+    fn a_shard_s_output_has_its_number_before_the_extension() {
+        for (path, expected) in
+            [("d/visits.log", "d/visits.2.log"), ("visits", "visits.2"), ("/a.b/.x", "/a.b/.x.2")]
+        {
+            assert_eq!(numbered(Path::new(path), 2), Path::new(expected));
+        }
     }
 
     #[test]

@@ -15,10 +15,10 @@ use signal_hook::iterator::Signals;
 
 use super::logger::{self, LogSettings};
 use super::sockets::Sockets;
-use crate::health::Health;
+use crate::health::{Health, counted};
 use crate::http::{Handler, Listener, ListenerSettings};
 use crate::limits::{raise_open_files_max, reason_to_restart};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
 
@@ -78,18 +78,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the log, listens for signals, and raises the limit of open files.
+    /// Starts the log and the numbers of a program of this `role`, listens for signals, and raises the limit of open files.
     ///
     /// # Errors
     /// What the system said.
-    pub fn start(log: &LogSettings) -> Result<Process, Failure> {
+    pub fn start(role: Role, log: &LogSettings) -> Result<Process, Failure> {
         logger::start(log);
         let sockets = Sockets::from_environment();
         let (supervisor, problems) = Supervisor::new();
         let asked_to_stop = listen_for_signals(&supervisor)?;
         raise_open_files_max();
         Ok(Process {
-            metrics: Arc::default(),
+            metrics: Arc::new(Metrics::of(role)),
             health: Arc::default(),
             stop: Stop::default(),
             sockets,
@@ -98,6 +98,12 @@ impl Process {
             asked_to_stop,
             parts: Vec::new(),
         })
+    }
+
+    /// Says in the log that it starts, with the settings that count, which are fit to be shown.
+    pub fn announce(&self, settings: &str) {
+        let (program, version) = (self.metrics.role.program(), env!("CARGO_PKG_VERSION"));
+        log::info!("{program} {version} starts as process {}: {settings}", std::process::id());
     }
 
     /// Starts a part on a thread of its own; its error ends the program, and so does its panic.
@@ -110,6 +116,19 @@ impl Process {
         work: impl FnOnce() -> Result<(), String> + Send + 'static,
     ) -> Result<(), Failure> {
         self.parts.push(self.supervisor.start(name, work)?);
+        Ok(())
+    }
+
+    /// Starts work that nobody waits for at the end; its panic ends the program.
+    ///
+    /// # Errors
+    /// What the system said where no thread is to be had.
+    pub(super) fn aside(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+        let work = move || {
+            work();
+            Ok(())
+        };
+        self.supervisor.start(name, work)?;
         Ok(())
     }
 
@@ -169,26 +188,42 @@ impl Process {
                 break;
             }
         }
-        self.end(Ending::Stop)
+        self.end_parts()
     }
 
-    /// Gives the parts the word to stop, waits for them, but not for ever, and ends as it is to.
+    /// Gives the parts the word to stop, waits for them, but not for ever, says in the log what stays, and ends as it
+    /// is to.
     ///
     /// # Errors
     /// What a part said at last, or why the program cannot be started again.
-    pub fn end(self, ending: Ending) -> Result<(), Failure> {
+    pub fn end(self, ending: Ending, what_stays: impl FnOnce() -> String) -> Result<(), Failure> {
+        let (role, metrics) = (self.metrics.role, self.metrics.clone());
+        let ended = self.end_parts();
+        let did =
+            |is_own: bool, count: u64, what: &str| is_own.then(|| format!(", {} {what}", counted(count)));
+        let deeds = [
+            did(role.takes(), metrics.accepted.get(), "taken"),
+            did(role.has_broker() && role.takes(), metrics.published.get(), "published"),
+            did(role.writes(), metrics.written.get(), "written"),
+        ];
+        let deeds: String = deeds.into_iter().flatten().collect();
+        log::info!("{} stops{deeds}; {}", role.program(), what_stays());
+        // Who asked to stop meanwhile would not ask the program that starts anew.
+        match ending {
+            Ending::Restart if self.asked_to_stop.is_empty() => Err(restart(&self.sockets)),
+            Ending::Restart | Ending::Stop => ended,
+        }
+    }
+
+    fn end_parts(&self) -> Result<(), Failure> {
         self.stop.set();
         let until = Instant::now() + PATIENCE;
         while self.parts.iter().any(|part| !part.is_finished()) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
-        let problem = self.problems.try_iter().next();
-        // Who asked meanwhile would not ask the program that starts anew.
-        let is_asked_to_stop = self.asked_to_stop.try_recv().is_ok();
-        match (if is_asked_to_stop { Ending::Stop } else { ending }, problem) {
-            (Ending::Restart, _) => Err(restart(&self.sockets)),
-            (Ending::Stop, Some(problem)) => Err(Failure::Runtime(problem)),
-            (Ending::Stop, None) => Ok(()),
+        match self.problems.try_iter().next() {
+            Some(problem) => Err(Failure::Runtime(problem)),
+            None => Ok(()),
         }
     }
 }
@@ -224,6 +259,10 @@ pub fn exit(program: &str, outcome: Result<(), Failure>) -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(Failure::Runtime(problem)) if logger::is_for_machines() => {
+            log::error!("{program} ends: {problem}");
+            ExitCode::FAILURE
+        }
         Err(Failure::Runtime(problem)) => {
             eprintln!("{program}: {problem}");
             ExitCode::FAILURE

@@ -14,9 +14,11 @@ use super::process::{Failure, Process};
 use super::progress::Progress;
 use super::writer::Writer;
 use crate::amqp::Broker;
+use crate::metrics::Role;
 use crate::output::read_ledger;
 use crate::record::{DeadFiles, Forecast, Written, read_dead_file};
 use crate::spool::Spool;
+use crate::stop::Stop;
 
 const DRY_RUN: &str = "dry-run";
 
@@ -70,7 +72,7 @@ pub fn replay(matches: &ArgMatches) -> Result<(), Failure> {
         print!("{forecast}");
         return Ok(());
     }
-    let mut process = Process::start(&log)?;
+    let mut process = Process::start(Role::Embedded, &log)?;
     let spools = paths.iter().filter_map(|path| path.parent());
     let spools: Result<Vec<Spool>, _> =
         spools.map(|folder| Spool::open(folder, 1, spool.max_bytes)).collect();
@@ -124,31 +126,38 @@ fn written(ledger: &Path) -> Result<Written, Failure> {
 ///
 /// # Errors
 /// Bad settings, or what the broker said. What was not done yet is done by the next try.
-#[expect(clippy::print_stdout, reason = "the outcome is what it is asked for")]
 pub fn replay_broker(matches: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(matches);
     let settings = BrokerSettings::read(&mut given);
     let log = log_settings(&mut given);
     given.refuse_bad()?;
-    let mut process = Process::start(&log)?;
-    let mut broker = Broker::new(settings.urls, settings.tls, settings.queue.clone());
+    let mut process = Process::start(Role::Storage, &log)?;
     let is_dry = matches.get_flag(DRY_RUN);
-    let (queue, stop) = (settings.queue, process.stop.clone());
+    let stop = process.stop.clone();
     process.part("replay", move || {
-        let letters = broker.dead_letters().map_err(|error| error.to_string())?;
-        let mut progress = Progress::new("dead letters", letters.count());
-        if is_dry {
-            let mut forecast = Forecast::default();
-            letters.look(&stop, |letter| {
-                forecast.add(&[letter]);
-                progress.advance(1);
-            })?;
-            print!("{forecast}");
-        } else {
-            let replayed = letters.replay(&stop, || progress.advance(1))?;
-            println!("{replayed} dead letters published to {queue} again");
-        }
-        Ok(())
+        settings.all_shards().into_iter().try_for_each(|shard| {
+            let queue = settings.queue_of(shard);
+            let broker = settings.consuming(shard);
+            replay_queue(broker, &queue, is_dry, &stop)
+        })
     })?;
     process.complete()
+}
+
+#[expect(clippy::print_stdout, reason = "the outcome is what it is asked for")]
+fn replay_queue(mut broker: Broker, queue: &str, is_dry: bool, stop: &Stop) -> Result<(), String> {
+    let letters = broker.dead_letters().map_err(|error| error.to_string())?;
+    let mut progress = Progress::new("dead letters", letters.count());
+    if is_dry {
+        let mut forecast = Forecast::default();
+        letters.look(stop, |letter| {
+            forecast.add(&[letter]);
+            progress.advance(1);
+        })?;
+        print!("{forecast}");
+    } else {
+        let replayed = letters.replay(stop, || progress.advance(1))?;
+        println!("{replayed} dead letters published to {queue} again");
+    }
+    Ok(())
 }

@@ -62,6 +62,14 @@ settings! {
         "The certificate's key (PEM)";
     QUEUE: "queue" "PIXEL_QUEUE" "pixel.visits" public "QUEUE"
         "The queue, and the exchange of the same name; its dead letters are in QUEUE.dead";
+    SHARDS: "shards" "PIXEL_SHARDS" "1" public "NUMBER"
+        "How many queues share the visits, QUEUE.0 and so on, each with a pixel-storage and an output of its own";
+    SHARD: "shard" "PIXEL_SHARD" "0" public "NUMBER"
+        "Of several shards, the one to write; auto takes the first that no other process writes";
+    NO_DECLARE: "no-declare" "PIXEL_NO_DECLARE" "false" public "true|false"
+        "Take exchanges and queues as they are: for a broker whose topology belongs to somebody else";
+    MASSTRANSIT_EXCHANGE: "masstransit-exchange" "PIXEL_MASSTRANSIT_EXCHANGE" "" public "EXCHANGE"
+        "Record what MassTransit publishes to this exchange of its RecordVisitCommand, too";
     OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
         "The file that visits are appended to";
     STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
@@ -87,7 +95,10 @@ pub static HTTP: &[&Setting] =
 /// Of the spool.
 pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 /// Of the broker.
-pub static BROKER: &[&Setting] = &[&AMQP_URL, &AMQP_CA_FILE, &AMQP_CERT_FILE, &AMQP_KEY_FILE, &QUEUE];
+pub static BROKER: &[&Setting] =
+    &[&AMQP_URL, &AMQP_CA_FILE, &AMQP_CERT_FILE, &AMQP_KEY_FILE, &QUEUE, &SHARDS, &NO_DECLARE];
+/// Of who takes visits from the broker.
+pub static SHARD_CHOICE: &[&Setting] = &[&SHARD, &MASSTRANSIT_EXCHANGE];
 /// Of the output.
 pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT];
 /// Of the admin listener of the programs that take visits.
@@ -100,6 +111,7 @@ pub static LOGS: &[&Setting] = &[&LOG, &LOG_FORMAT];
 /// What Compose files and the edges read: not ours, and no mistake.
 static OTHERS: &[&str] = &[
     "PIXEL_BIND",
+    "PIXEL_CADDY_BUFFERING",
     "PIXEL_CERTIFICATES",
     "PIXEL_DISCOVERY",
     "PIXEL_EDGE_CONNECTIONS_MAX",
@@ -170,10 +182,17 @@ mod tests {
     #[test]
     fn whatever_the_deployment_reads_is_no_mistake() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let files = ["docker-compose.yml", ".env.example", "deploy/Caddyfile", "deploy/haproxy/haproxy.cfg"];
-        for file in
-            files.into_iter().chain(["deploy/haproxy/docker-compose.yml", "deploy/edge.sh", "Dockerfile"])
-        {
+        for file in [
+            "docker-compose.yml",
+            ".env.example",
+            "Dockerfile",
+            "deploy/Caddyfile",
+            "deploy/caddy/docker-compose.yml",
+            "deploy/edge.sh",
+            "deploy/haproxy/docker-compose.yml",
+            "deploy/haproxy/haproxy.cfg",
+            "deploy/public.yml",
+        ] {
             let text = fs::read_to_string(root.join(file)).expect("it is there");
             let words = text.split(|letter: char| !(letter.is_ascii_uppercase() || letter == '_'));
             for name in words.filter(|word| word.starts_with("PIXEL_")) {

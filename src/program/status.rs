@@ -1,11 +1,15 @@
 //! When each program is ready, and what it says of itself.
 
-use std::sync::Arc;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::health::{Health, Part};
 use crate::http::Status;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reading};
 use crate::spool::Spool;
 
 /// A visit that was refused longer ago than this is no reason any more to be unready: an unready collector gets
@@ -44,9 +48,15 @@ impl Status for Collector {
 pub struct Storage {
     /// What is wrong with which part.
     pub health: Arc<Health>,
+    /// What is written to.
+    pub files: OutputFiles,
 }
 
 impl Status for Storage {
+    fn output(&self) -> Option<String> {
+        self.files.name()
+    }
+
     fn problems(&self) -> Vec<String> {
         // Standing by is its job.
         if self.health.stands_by() { Vec::new() } else { self.health.all() }
@@ -60,7 +70,10 @@ impl Status for Storage {
         }
     }
 
-    fn measure(&self, _: &Metrics) {}
+    fn measure(&self, metrics: &Metrics) {
+        self.files.measure(metrics);
+        metrics.queue_oldest_age.set(metrics.oldest_delivered.get().map_or(0.0, seconds_since));
+    }
 }
 
 /// The status of `pixel`: standing by is a problem, as its output is to be its own.
@@ -69,9 +82,15 @@ pub struct Embedded {
     pub health: Arc<Health>,
     /// Where visits wait.
     pub spool: Arc<Spool>,
+    /// What is written to.
+    pub files: OutputFiles,
 }
 
 impl Status for Embedded {
+    fn output(&self) -> Option<String> {
+        self.files.name()
+    }
+
     fn problems(&self) -> Vec<String> {
         self.health.lapse(Part::Spool, REFUSAL_AGE);
         // With a spool of its own, nobody else should write its output.
@@ -85,10 +104,56 @@ impl Status for Embedded {
 
     fn measure(&self, metrics: &Metrics) {
         measure_spool(&self.spool, metrics);
+        self.files.measure(metrics);
     }
 }
 
 fn measure_spool(spool: &Spool, metrics: &Metrics) {
-    metrics.spool_visits.set(i64::try_from(spool.visits()).unwrap_or(i64::MAX));
-    metrics.spool_bytes.set(i64::try_from(spool.bytes()).unwrap_or(i64::MAX));
+    metrics.spool_visits.set(spool.visits() as f64);
+    metrics.spool_bytes.set(spool.bytes() as f64);
+    metrics.spool_max_bytes.set(spool.max_bytes() as f64);
+    let oldest = spool.oldest_received_at().map(|time| time.as_microsecond() as f64 / 1e6);
+    match oldest.map(seconds_since) {
+        Some(age) => metrics.spool_oldest_age.set(age),
+        None if spool.visits() == 0 => metrics.spool_oldest_age.set(0.0),
+        // The disk does not give it out.
+        None => metrics.spool_oldest_age.clear(),
+    }
+}
+
+/// How many seconds ago it was, in Unix seconds.
+fn seconds_since(time: f64) -> f64 {
+    (Timestamp::now().as_microsecond() as f64 / 1e6 - time).max(0.0)
+}
+
+/// The outputs that may be written, each with its ledger, and which of them is.
+#[derive(Debug, Clone)]
+pub struct OutputFiles {
+    pub(super) files: Vec<(PathBuf, PathBuf)>,
+    pub(super) active: Arc<OnceLock<usize>>,
+}
+
+impl OutputFiles {
+    /// The one that is written, or will be; `None` while it may be any of several.
+    fn one(&self) -> Option<&(PathBuf, PathBuf)> {
+        match self.files.as_slice() {
+            [only] => Some(only),
+            several => several.get(*self.active.get()?),
+        }
+    }
+
+    fn name(&self) -> Option<String> {
+        self.one().map(|(path, _)| path.display().to_string())
+    }
+
+    fn measure(&self, metrics: &Metrics) {
+        let measure = |path: &PathBuf, reading: &Reading| match fs::metadata(path) {
+            Ok(metadata) => reading.set(metadata.len() as f64),
+            Err(_) => reading.clear(),
+        };
+        if let Some((path, ledger)) = self.one() {
+            measure(path, &metrics.output_bytes);
+            measure(ledger, &metrics.ledger_bytes);
+        }
+    }
 }

@@ -1,22 +1,26 @@
 //! The writing side of `pixel` and pixel-storage: the output's lock, its ledger, and a recorder over both.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::options::OutputSettings;
 use super::process::Process;
+use super::status::OutputFiles;
 use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
 use crate::disk::{folder_of, keep_names};
 use crate::health::{Health, Part};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Role};
 use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
 use crate::record::{RecordError, Recorder};
 use crate::stop::Stop;
 
 /// Writes one output, once it is this process's turn.
 pub struct Writer {
-    output: OutputSettings,
+    // The first that is free is the one.
+    outputs: Vec<OutputSettings>,
+    // Which one it is, once it is.
+    active: Arc<OnceLock<usize>>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     stop: Stop,
@@ -25,12 +29,25 @@ pub struct Writer {
 impl Writer {
     /// The writer of `output`, as a part of `process`.
     pub fn new(output: OutputSettings, process: &Process) -> Self {
+        Self::of_any(vec![output], process)
+    }
+
+    /// The writer of the first of `outputs` that nobody writes, as a part of `process`. It stands by where each is
+    /// written already.
+    pub fn of_any(outputs: Vec<OutputSettings>, process: &Process) -> Self {
         Writer {
-            output,
+            outputs,
+            active: Arc::default(),
             metrics: process.metrics.clone(),
             health: process.health.clone(),
             stop: process.stop.clone(),
         }
+    }
+
+    /// What it writes to, for who tells operators of it.
+    pub fn files(&self) -> OutputFiles {
+        let files = self.outputs.iter().map(|output| (output.path.clone(), output.ledger.clone()));
+        OutputFiles { files: files.collect(), active: self.active.clone() }
     }
 
     /// Waits for the output's lock, opens its ledger, and hands a recorder to `record`. `Ok` when the word to
@@ -42,11 +59,28 @@ impl Writer {
         &self,
         record: impl FnOnce(&mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
     ) -> Result<(), String> {
-        let Some((lock, mut ledger)) = self.open() else { return Ok(()) };
-        let path = &self.output.path;
+        self.run_any(|_, recorder, stop| record(recorder, stop))
+    }
+
+    /// The same, and tells `record` the output's place among those that were given.
+    ///
+    /// # Errors
+    /// As for [`Writer::run`].
+    pub fn run_any(
+        &self,
+        record: impl FnOnce(usize, &mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
+    ) -> Result<(), String> {
+        let Some((at, lock, mut ledger)) = self.open() else { return Ok(()) };
+        // It is the one for as long as the process lives.
+        self.active.get_or_init(|| at);
+        if self.metrics.role == Role::Storage {
+            self.metrics.storage_active.set(1.0);
+        }
+        let output = &self.outputs[at];
+        let path = &output.path;
         let name = path.file_name().ok_or_else(|| format!("`{}` is no file's name", path.display()))?;
         let folder = Box::new(RealFolder::new(folder_of(path)));
-        let format = self.output.format;
+        let format = output.format;
         log::info!("writing to {}", path.display());
         let mut visit_log = OutputFile::new(folder, name, Box::new(lock), format);
         let mut recorder = Recorder {
@@ -56,18 +90,19 @@ impl Writer {
             metrics: &self.metrics,
             health: &self.health,
         };
-        record(&mut recorder, &self.stop).map_err(|error| error.to_string())
+        record(at, &mut recorder, &self.stop).map_err(|error| error.to_string())
     }
 
     /// Opens lock and ledger, again and again where that fails; `None` when the word to stop came first.
-    fn open(&self) -> Option<(OutputLock, LedgerFile)> {
+    fn open(&self) -> Option<(usize, OutputLock, LedgerFile)> {
         let mut backoff = Backoff::default();
         while !self.stop.is_set() {
             match self.try_to_open() {
                 Ok(opened) => return opened,
                 Err(problem) => {
-                    if self.health.ill(Part::Output, &problem) {
-                        log::error!("{problem}; trying again");
+                    self.metrics.output_errors.inc();
+                    if let Some(lasting) = self.health.ill(Part::Output, &problem) {
+                        log::error!("{problem}{lasting}; trying again");
                     }
                     backoff.wait(&self.stop);
                 }
@@ -76,32 +111,41 @@ impl Writer {
         None
     }
 
-    fn try_to_open(&self) -> Result<Option<(OutputLock, LedgerFile)>, String> {
-        let output = &self.output.path;
-        let folder = folder_of(output);
-        // One that somebody names has its folder, or waits for it: a disk may not be mounted yet.
-        if self.output.is_default() && !folder.exists() {
-            let made = fs::create_dir_all(folder);
-            made.map_err(|error| format!("failed to make `{}`: {error}", folder.display()))?;
-            keep_names(folder);
+    fn try_to_open(&self) -> Result<Option<(usize, OutputLock, LedgerFile)>, String> {
+        for output in &self.outputs {
+            let folder = folder_of(&output.path);
+            // One that somebody names has its folder, or waits for it: a disk may not be mounted yet.
+            if output.is_default && !folder.exists() {
+                let made = fs::create_dir_all(folder);
+                made.map_err(|error| format!("failed to make `{}`: {error}", folder.display()))?;
+                keep_names(folder);
+            }
         }
-        let waiting = |reason| match reason {
+        let waiting = |at: usize, reason| match reason {
             Waiting::StandingBy => {
                 self.health.stand_by(true);
-                log::info!("standing by: another process has `{}`", self.output.lock.display());
+                let shown = self.outputs[at].lock.display();
+                match self.outputs.len() {
+                    1 => log::info!("standing by: another process has `{shown}`"),
+                    all => log::info!("standing by: other processes have `{shown}` and all else of {all}"),
+                }
             }
             Waiting::OutputLocked(holder) => {
                 let holder = holder.unwrap_or_else(|| "another process".into());
-                let problem = format!("{holder} keeps `{}` locked (flock)", output.display());
+                let shown = self.outputs[at].path.display();
+                let problem = format!("{holder} keeps `{shown}` locked (flock)");
                 self.health.stand_by(false);
-                self.health.ill(Part::Output, &problem);
-                log::warn!("{problem}; waiting for it");
+                if let Some(lasting) = self.health.ill(Part::Output, &problem) {
+                    log::warn!("{problem}{lasting}; waiting for it");
+                }
             }
         };
-        let lock = OutputLock::acquire(output, &self.output.lock, &self.stop, waiting);
+        let all: Vec<_> =
+            self.outputs.iter().map(|output| (output.path.as_path(), output.lock.as_path())).collect();
+        let lock = OutputLock::acquire(&all, &self.stop, waiting);
         self.health.stand_by(false);
-        let Some(lock) = lock? else { return Ok(None) };
-        let ledger = open_ledger(&self.output.ledger).map_err(|error| error.to_string())?;
-        Ok(Some((lock, ledger)))
+        let Some((at, lock)) = lock? else { return Ok(None) };
+        let ledger = open_ledger(&self.outputs[at].ledger).map_err(|error| error.to_string())?;
+        Ok(Some((at, lock, ledger)))
     }
 }

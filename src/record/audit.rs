@@ -19,6 +19,8 @@ pub struct Audit {
     pub foreign: Foreign,
     /// Visits of which nothing is known, though later ones of their producer are.
     pub missing: u64,
+    /// How many visits more than one of the outputs has.
+    pub twice: u64,
 }
 
 /// One spool's visits.
@@ -40,6 +42,8 @@ pub struct Producer {
     pub waiting: u64,
     /// How many another ledger has.
     pub elsewhere: u64,
+    /// How many more than once, as more than one of the outputs has them.
+    pub twice: u64,
 }
 
 impl Producer {
@@ -71,8 +75,23 @@ impl Producer {
             duplicates: spooled.duplicates,
             waiting: only_in(&spool.waiting),
             elsewhere: only_in(elsewhere),
+            twice: 0,
         }
     }
+}
+
+/// What several outputs have of one producer, and how many visits more than one of them has.
+fn united<'a>(outputs: impl Iterator<Item = &'a Spooled>) -> (Spooled, u64) {
+    let (mut all, mut written) = (Spooled::default(), 0);
+    for one in outputs {
+        one.written.runs().for_each(|(first, last)| all.written.insert(first..=last));
+        one.dead.runs().for_each(|(first, last)| all.dead.insert(first..=last));
+        all.duplicates += one.duplicates;
+        written += one.written.len();
+    }
+    all.dead.remove_all(&all.written);
+    let twice = written - all.written.len();
+    (all, twice)
 }
 
 /// Other clients' visits.
@@ -94,29 +113,35 @@ pub struct InSpool {
 }
 
 impl Audit {
-    /// Compares the ledger's state with what is in `spools`, and with the numbers that are `elsewhere`, in other
-    /// ledgers. A producer's numbers begin with 1; with the first that is known, where the ledger began late.
+    /// Compares the state of the ledgers of all `outputs` with what is in `spools`, and with the numbers that are
+    /// `elsewhere`, in other ledgers. A producer's numbers begin with 1; with the first that is known, where a ledger
+    /// began late.
     pub fn of(
-        written: &Written,
+        outputs: &[&Written],
         spools: &BTreeMap<Uuid, InSpool>,
         elsewhere: &BTreeMap<Uuid, Sequences>,
     ) -> Self {
-        let state = written.snapshot();
+        let began_late = outputs.iter().any(|written| written.began_late());
+        let written = outputs.iter().flat_map(|written| written.spools().keys());
         let in_spools = spools.iter().filter(|(_, spool)| spool.last > 0);
-        let ids: BTreeSet<Uuid> = state.spools.keys().chain(in_spools.map(|(id, _)| id)).copied().collect();
+        let ids: BTreeSet<Uuid> = written.chain(in_spools.map(|(id, _)| id)).copied().collect();
         let producers: Vec<Producer> = ids
             .into_iter()
             .map(|id| {
-                let spooled = state.spools.get(&id).cloned().unwrap_or_default();
+                let (spooled, twice) = united(outputs.iter().filter_map(|written| written.spools().get(&id)));
                 let spool = spools.get(&id).cloned().unwrap_or_default();
                 let elsewhere = elsewhere.get(&id).cloned().unwrap_or_default();
-                Producer::of(id, &spooled, &spool, &elsewhere, written.began_late())
+                let producer = Producer::of(id, &spooled, &spool, &elsewhere, began_late);
+                Producer { twice, ..producer }
             })
             .collect();
         let gaps = producers.iter().flat_map(|producer| &producer.gaps);
+        let foreign = outputs.iter().map(|written| written.foreign());
+        let (written, duplicates) = foreign.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
         Audit {
             missing: gaps.map(|(first, last)| last - first + 1).sum(),
-            foreign: Foreign { written: state.foreign, duplicates: state.foreign_duplicates },
+            twice: producers.iter().map(|producer| producer.twice).sum(),
+            foreign: Foreign { written, duplicates },
             producers,
         }
     }
@@ -130,9 +155,14 @@ impl Audit {
 impl fmt::Display for Audit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for one in &self.producers {
-            let Producer { producer, written, sequences, dead, gaps, duplicates, waiting, elsewhere } = one;
+            let Producer { producer, written, sequences, dead, gaps, duplicates, waiting, elsewhere, twice } =
+                one;
             write!(formatter, "producer {producer}: {written} written, {duplicates} duplicates dropped")?;
-            for (count, what) in [(waiting, "waiting in the spool"), (elsewhere, "in another ledger")] {
+            for (count, what) in [
+                (waiting, "waiting in the spool"),
+                (elsewhere, "in another ledger"),
+                (twice, "in more than one output"),
+            ] {
                 if *count > 0 {
                     write!(formatter, ", {count} {what}")?;
                 }
@@ -209,12 +239,12 @@ mod tests {
     #[test]
     fn a_gap_is_named() {
         let (spools, none) = (BTreeMap::new(), BTreeMap::new());
-        let audit = Audit::of(&written(&[1..=5, 9..=9, 5..=5], false), &spools, &none);
+        let audit = Audit::of(&[&written(&[1..=5, 9..=9, 5..=5], false)], &spools, &none);
         assert_eq!(audit.missing, 3);
         let text = audit.to_string();
         assert!(text.contains("6 written, 1 duplicates dropped"), "{text}");
         assert!(text.contains("sequences 1-5, 9") && text.contains("gaps 6-8"), "{text}");
-        assert_eq!(Audit::of(&Written::default(), &spools, &none).to_string(), "nothing written yet\n");
+        assert_eq!(Audit::of(&[&Written::default()], &spools, &none).to_string(), "nothing written yet\n");
     }
 
     #[test]
@@ -224,7 +254,7 @@ mod tests {
         let mut entry = Entry::default();
         entry.note_dead(&written, Uuid::nil(), 7..=7);
         written.apply(&entry);
-        let audit = Audit::of(&written, &spools, &none);
+        let audit = Audit::of(&[&written], &spools, &none);
         assert_eq!(audit.missing, 2);
         let text = audit.to_string();
         assert!(text.contains("gaps 6, 8") && text.contains("in the dead letters 7"), "{text}");
@@ -233,13 +263,13 @@ mod tests {
     #[test]
     fn a_producer_begins_with_1_unless_the_ledger_began_late() {
         let (spools, none) = (BTreeMap::new(), BTreeMap::new());
-        assert_eq!(Audit::of(&written(&[4..=6], false), &spools, &none).producers[0].gaps, [(1, 3)]);
-        assert!(Audit::of(&written(&[4..=6], true), &spools, &none).producers[0].gaps.is_empty());
+        assert_eq!(Audit::of(&[&written(&[4..=6], false)], &spools, &none).producers[0].gaps, [(1, 3)]);
+        assert!(Audit::of(&[&written(&[4..=6], true)], &spools, &none).producers[0].gaps.is_empty());
     }
 
     #[test]
     fn what_waits_or_stands_elsewhere_is_no_gap() {
-        let audit = Audit::of(&written(&[4..=6], false), &spool(8..=10, 10), &numbers(1..=3));
+        let audit = Audit::of(&[&written(&[4..=6], false)], &spool(8..=10, 10), &numbers(1..=3));
         assert_eq!(audit.producers[0].gaps, [(7, 7)], "behind which others wait");
         assert_eq!((audit.producers[0].waiting, audit.producers[0].elsewhere), (3, 3));
     }
@@ -248,7 +278,7 @@ mod tests {
     fn what_a_spool_gave_and_no_ledger_has_is_missing() {
         let nowhere = BTreeMap::new();
         let gaps =
-            |written: &Written, spools| Audit::of(written, &spools, &nowhere).producers[0].gaps.clone();
+            |written: &Written, spools| Audit::of(&[written], &spools, &nowhere).producers[0].gaps.clone();
         let some = written(&[1..=6], false);
         assert_eq!(gaps(&some, spool(9..=9, 12)), [(7, 8), (10, 12)], "also behind what waits");
         assert_eq!(
@@ -258,6 +288,19 @@ mod tests {
         );
         assert!(gaps(&written(&[], true), spool(5..=6, 6)).is_empty(), "which may have an older ledger");
         let fresh = BTreeMap::from([(Uuid::nil(), InSpool::default())]);
-        assert!(Audit::of(&Written::default(), &fresh, &nowhere).is_empty());
+        assert!(Audit::of(&[&Written::default()], &fresh, &nowhere).is_empty());
+    }
+
+    #[test]
+    fn outputs_are_read_together_and_what_two_of_them_have_is_told() {
+        let none = BTreeMap::new();
+        let (one, other) = (written(&[1..=5, 11..=15], false), written(&[6..=10], false));
+        let apart = Audit::of(&[&one, &other], &none, &BTreeMap::new());
+        assert_eq!((apart.missing, apart.twice, apart.producers[0].written), (0, 0, 15));
+        let lacking = Audit::of(&[&one], &none, &BTreeMap::new());
+        assert_eq!(lacking.producers[0].gaps, [(6, 10)]);
+        let both = Audit::of(&[&one, &written(&[4..=10], false)], &none, &BTreeMap::new());
+        assert_eq!((both.missing, both.twice), (0, 2));
+        assert!(both.to_string().contains("2 in more than one output"), "{both}");
     }
 }

@@ -33,8 +33,8 @@ pub use self::sequences::Sequences;
 pub use self::spool_inbox::SpoolInboxes;
 pub use self::state::{Entry, FileChange, Mark, MarkByInode, OpenClaims, Spooled, Written};
 use crate::connect::{Backoff, Connect, Reconnect, Setback};
-use crate::health::{Health, Part};
-use crate::metrics::Metrics;
+use crate::health::{Health, Part, in_words};
+use crate::metrics::{Metrics, RECENT_MAX};
 use crate::stop::Stop;
 use crate::visit::lines::LineFormat;
 
@@ -128,15 +128,25 @@ impl Recorder<'_> {
             }
             let (formats, written) = (self.visit_log.claims_formats(), self.ledger.written());
             let plan = Plan::of(&batch, self.format, formats, written);
+            if let Some(oldest) = plan.times.iter().min() {
+                self.metrics.oldest_delivered.set(unix_seconds(*oldest));
+            }
             if !self.persist(stop, |recorder| recorder.write(&plan))? {
                 return Ok(());
             }
             self.count(&plan);
+            self.metrics.oldest_delivered.clear();
+            // Who takes them has noted them already.
+            if !self.metrics.role.takes() {
+                let last = &batch[batch.len().saturating_sub(RECENT_MAX)..];
+                last.iter().for_each(|message| self.metrics.recent.note(&message.body));
+            }
             log_dead(&plan.dead);
             if !self.persist(stop, |recorder| Ok(recorder.visit_log.check()?))? {
                 return Ok(());
             }
             inbox.acknowledge(&plan.dead)?;
+            self.count_dead(&plan);
             backoff.reset();
         }
         Ok(())
@@ -154,14 +164,13 @@ impl Recorder<'_> {
         stop: &Stop,
     ) -> Result<(), RecordError> {
         let (part, health, metrics) = (connector.part(), self.health, self.metrics);
-        let connected_gauge = &metrics.broker_connected;
-        let reconnect =
-            Reconnect { part, health, connected: connected_gauge, meanwhile: "trying again", stop };
+        let reconnect = Reconnect::new(part, health, metrics, "trying again", stop);
         reconnect.run(|backoff| {
+            self.metrics.oldest_delivered.clear();
             self.prepare(stop).map_err(Setback::Fatal)?;
             let mut inbox = connector.connect()?;
-            let _established = reconnect.established();
-            connected(inbox.address());
+            let established = reconnect.established();
+            connected(&format!("{}{}", inbox.address(), established.after(None)));
             self.session(&mut *inbox, stop, backoff).map_err(|error| match error {
                 RecordError::Inbox(InboxError(why)) if part == Part::Broker => {
                     Setback::Again(format!("lost the broker: {why}"))
@@ -203,14 +212,15 @@ impl Recorder<'_> {
     ) -> Result<bool, RecordError> {
         match step(self) {
             Ok(()) => {
-                if self.health.well(Part::Output) {
-                    log::info!("writing works again");
+                if let Some(lasted) = self.health.well(Part::Output) {
+                    log::info!("writing works again after {}", in_words(lasted));
                 }
                 Ok(true)
             }
             Err(StepError::Failed(problem)) => {
-                if self.health.ill(Part::Output, &problem) {
-                    log::error!("{problem}; nothing is acknowledged, trying again");
+                self.metrics.output_errors.inc();
+                if let Some(lasting) = self.health.ill(Part::Output, &problem) {
+                    log::error!("{problem}{lasting}; nothing is acknowledged, trying again");
                 }
                 Ok(false)
             }
@@ -277,10 +287,22 @@ impl Recorder<'_> {
         }
         self.metrics.written.inc_by(plan.times.len() as u64);
         self.metrics.duplicate.inc_by(plan.entry.duplicates());
+        if let Some(newest) = plan.times.iter().max() {
+            self.metrics.newest_written.set(unix_seconds(*newest));
+            self.metrics.last_write.set(unix_seconds(now));
+        }
+    }
+
+    /// Counts what was set aside. Where that failed, the batch comes again.
+    fn count_dead(&self, plan: &Plan<'_>) {
         let whole = plan.dead.iter().filter(|letter| letter.is_whole).count();
         self.metrics.dead_lettered.inc_by(whole as u64);
         self.metrics.dead_lettered_visits.inc_by((plan.dead.len() - whole) as u64);
     }
+}
+
+fn unix_seconds(time: Timestamp) -> f64 {
+    time.as_microsecond() as f64 / 1e6
 }
 
 /// Says in the log what is to go to the dead letters, but not all of very much.

@@ -253,6 +253,11 @@ impl Written {
         change.stretches.iter().for_each(|stretch| record.add(stretch));
     }
 
+    /// How many visits of other clients were written, and how many were delivered again and dropped.
+    pub fn foreign(&self) -> (u64, u64) {
+        (self.foreign, self.foreign_duplicates)
+    }
+
     /// The whole state as one entry.
     pub fn snapshot(&self) -> Entry {
         let change = |record: &FileRecord| FileChange {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub use self::ports::{Lost, News, Publisher};
 use crate::connect::{Backoff, Connect, Reconnect, Setback};
-use crate::health::{Health, Part};
+use crate::health::{Health, Part, counted, in_words};
 use crate::metrics::Metrics;
 use crate::queue::{Backlog, Position, Reading};
 use crate::stop::Stop;
@@ -35,7 +35,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(3);
 pub struct Relay<'a> {
     /// What is to be published.
     pub backlog: &'a dyn Backlog,
-    /// Where confirmed visits, and whether there is a connection, are counted.
+    /// Where confirmed visits, and what becomes of the connection, are counted.
     pub metrics: &'a Metrics,
     /// Where the state of the broker is shown.
     pub health: &'a Health,
@@ -57,7 +57,8 @@ struct Window {
     confirmed_apart: BTreeMap<u64, Sent>,
     // The oldest message in flight, and since when it is.
     awaited: (Option<u64>, Instant),
-    is_blocked: bool,
+    // Why the broker takes no messages, while it does not.
+    blocked: Option<String>,
     // When a spool that could not be read is read again.
     read_again_at: Option<Instant>,
     read_backoff: Backoff,
@@ -66,18 +67,17 @@ struct Window {
 impl Relay<'_> {
     /// Publishes until the word to stop is given, through any number of connections.
     pub fn run(&self, connector: &mut dyn Connect<dyn Publisher>, stop: &Stop) {
-        let reconnect = Reconnect {
-            part: connector.part(),
-            health: self.health,
-            connected: &self.metrics.broker_connected,
-            meanwhile: "visits wait in the spool, trying again",
-            stop,
-        };
+        let meanwhile = "visits wait in the spool, trying again";
+        let reconnect = Reconnect::new(connector.part(), self.health, self.metrics, meanwhile, stop);
         let Ok(()) = reconnect.run::<Infallible>(|backoff| {
             let mut publisher = connector.connect()?;
-            let _established = reconnect.established();
-            log::info!("connected to the broker at {}", publisher.address());
+            let established = reconnect.established();
+            let after = established.after(Some(self.backlog.visits()));
+            log::info!("connected to the broker at {}{after}", publisher.address());
             let ended = self.session(&mut *publisher, stop, backoff);
+            // What is not confirmed by now is sent again.
+            self.metrics.relay_unconfirmed.set(0.0);
+            self.metrics.broker_blocked.set(0.0);
             ended.map_err(|Lost(why)| Setback::Again(format!("lost the broker: {why}")))
         });
     }
@@ -89,31 +89,37 @@ impl Relay<'_> {
         let mut stop_at = None;
         loop {
             self.fill(&mut window, publisher)?;
+            self.metrics.relay_unconfirmed.set(window.visits() as f64);
             if stop.is_set() {
                 let deadline = *stop_at.get_or_insert_with(|| Instant::now() + DRAIN_MAX);
                 // A window that was filled is empty only where there is nothing left to read.
-                if window.in_flight.is_empty() || window.is_blocked || Instant::now() >= deadline {
+                if window.in_flight.is_empty() || window.blocked.is_some() || Instant::now() >= deadline {
                     return Ok(());
                 }
             }
-            let is_idle = window.in_flight.is_empty() && !window.is_blocked;
+            let is_idle = window.in_flight.is_empty() && window.blocked.is_none();
             match publisher.wait(if is_idle { self.backlog.bell() } else { &silence }, TICK)? {
                 News::Confirmed(tags) => {
                     self.settle(&mut window, &tags);
                     backoff.reset();
                 }
                 News::Blocked(why) => {
-                    window.is_blocked = true;
-                    let problem = format!("the broker takes no messages: {why}");
-                    self.health.ill(Part::Broker, &problem);
-                    log::warn!("{problem}; visits wait in the spool");
+                    window.blocked = Some(format!("the broker takes no messages: {why}"));
+                    self.metrics.broker_blocked.set(1.0);
                 }
                 News::Unblocked => {
-                    window.is_blocked = false;
-                    self.health.well(Part::Broker);
-                    log::info!("the broker takes messages again");
+                    window.blocked = None;
+                    self.metrics.broker_blocked.set(0.0);
+                    let after = self.health.well(Part::Broker).unwrap_or_default();
+                    let (after, waiting) = (in_words(after), counted(self.backlog.visits()));
+                    log::info!("the broker takes messages again after {after}, {waiting} visits waiting");
                 }
                 News::Nothing => {}
+            }
+            if let Some(problem) = &window.blocked
+                && let Some(lasting) = self.health.ill(Part::Broker, problem)
+            {
+                log::warn!("{problem}{lasting}; visits wait in the spool");
             }
             window.check_patience()?;
         }
@@ -121,7 +127,7 @@ impl Relay<'_> {
 
     /// Publishes what there is, as far as the window lets it.
     fn fill(&self, window: &mut Window, publisher: &mut dyn Publisher) -> Result<(), Lost> {
-        if window.is_blocked {
+        if window.blocked.is_some() {
             return Ok(());
         }
         let left = self.backlog.bytes_after(window.cursor);
@@ -134,7 +140,7 @@ impl Relay<'_> {
                 || self.backlog.bytes_after(window.cursor) >= MESSAGE_MAX_BYTES as u64)
         {
             let Some(reading) = self.read(window) else { break };
-            let tag = publisher.publish(&reading.message)?;
+            let tag = publisher.publish(&reading.message, reading.shard)?;
             window.in_flight.insert(tag, Sent { end: reading.end, visits: reading.message.count });
             window.cursor = reading.end;
         }
@@ -149,7 +155,7 @@ impl Relay<'_> {
         }
         match self.backlog.read(window.cursor, MESSAGE_MAX_BYTES) {
             Ok(reading) => {
-                if self.health.well(Part::Backlog) {
+                if self.health.well(Part::Backlog).is_some() {
                     log::info!("the spool can be read again");
                 }
                 window.read_again_at = None;
@@ -158,8 +164,8 @@ impl Relay<'_> {
             }
             Err(error) => {
                 let problem = format!("failed to read the spool: {error}");
-                if self.health.ill(Part::Backlog, &problem) {
-                    log::error!("{problem}; nothing is skipped, trying again");
+                if let Some(lasting) = self.health.ill(Part::Backlog, &problem) {
+                    log::error!("{problem}{lasting}; nothing is skipped, trying again");
                 }
                 window.read_again_at = Some(Instant::now() + window.read_backoff.next_wait());
                 None
@@ -188,16 +194,21 @@ impl Window {
             in_flight: BTreeMap::new(),
             confirmed_apart: BTreeMap::new(),
             awaited: (None, Instant::now()),
-            is_blocked: false,
+            blocked: None,
             read_again_at: None,
             read_backoff: Backoff::default(),
         }
     }
 
+    /// How many visits were sent and are not forgotten.
+    fn visits(&self) -> u64 {
+        self.in_flight.values().chain(self.confirmed_apart.values()).map(|sent| sent.visits).sum()
+    }
+
     /// Gives the connection up where the oldest message has waited for its confirm for too long.
     fn check_patience(&mut self) -> Result<(), Lost> {
         let oldest = self.in_flight.keys().next().copied();
-        if self.is_blocked || oldest.is_none() || oldest != self.awaited.0 {
+        if self.blocked.is_some() || oldest.is_none() || oldest != self.awaited.0 {
             self.awaited = (oldest, Instant::now());
         } else if self.awaited.1.elapsed() > CONFIRM_MAX {
             return Err(Lost(format!("no confirm within {} s", CONFIRM_MAX.as_secs())));

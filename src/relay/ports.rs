@@ -3,6 +3,7 @@
 use crossbeam_channel::Receiver;
 use std::time::Duration;
 
+use crate::queue::Shard;
 use crate::visit::wire::Message;
 
 /// The connection cannot be used any more, and why.
@@ -24,11 +25,11 @@ pub enum News {
 
 /// One connection to the broker, to publish.
 pub trait Publisher: Send {
-    /// Sends a message, and names it by a number that `wait` will confirm. `Ok` promises nothing.
+    /// Sends a message to its shard, and names it by a number that `wait` will confirm. `Ok` promises nothing.
     ///
     /// # Errors
     /// [`Lost`] when the connection is gone. The message may have arrived.
-    fn publish(&mut self, message: &Message) -> Result<u64, Lost>;
+    fn publish(&mut self, message: &Message, shard: Shard) -> Result<u64, Lost>;
     /// Waits for the broker's word or the bell, at most `timeout`.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::connect::ConnectError;
-use crate::queue::Reading;
+use crate::queue::{Reading, Shard};
 use crate::visit::wire::Message;
 
 const VISITS: u64 = 400;
@@ -75,7 +75,10 @@ impl Backlog for MemoryBacklog {
         let body = vec![b'x'; count as usize * VISIT_BYTES];
         let message = Message { producer: Uuid::nil(), first: from.sequence, count, body };
         let end = Position { sequence: from.sequence + count, ..from };
-        Ok((count > 0).then_some(Reading { message, end }))
+        Ok((count > 0).then_some(Reading { message, end, shard: None }))
+    }
+    fn visits(&self) -> u64 {
+        VISITS - self.shared.world().forgotten_before
     }
     fn bytes_after(&self, from: Position) -> u64 {
         (VISITS - from.sequence) * VISIT_BYTES as u64
@@ -115,7 +118,7 @@ impl MemoryPublisher {
 }
 
 impl Publisher for MemoryPublisher {
-    fn publish(&mut self, message: &Message) -> Result<u64, Lost> {
+    fn publish(&mut self, message: &Message, _: Shard) -> Result<u64, Lost> {
         assert!(!self.is_blocked, "nothing is published while the broker takes nothing");
         self.last_tag += 1;
         self.in_flight.insert(self.last_tag, message.first..message.first + message.count);

@@ -9,6 +9,8 @@ mod damage;
 mod open;
 mod reader;
 mod segment;
+mod shards;
+mod slots;
 mod state;
 mod waiting;
 
@@ -20,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use jiff::Timestamp;
 use uuid::Uuid;
 
 pub use self::open::OpenError;
@@ -29,12 +32,15 @@ use self::segment::{
     Active, AsDisk, PREFIX_BYTES, SEGMENT_MAX_BYTES, SEGMENT_MIN_BYTES, Segment, create, preallocate,
     recycle, remove_spare,
 };
+use self::shards::Shards;
+pub use self::slots::{Slot, SlotState, Slots, want};
 use self::state::State;
 pub use self::waiting::{Waiting, waiting};
 use crate::disk::DiskFile;
 use crate::disk::journal::{Journal, record_bytes};
-use crate::queue::{Backlog, Position, Reading};
+use crate::queue::{Backlog, Position, Reading, Shard};
 use crate::queue::{StoreError, VisitStore};
+use crate::visit::Visit;
 use crate::visit::wire::Message;
 
 /// A spool that this process holds. Clones of the `Arc` share it: workers append, one reader reads.
@@ -48,6 +54,7 @@ pub struct Spool {
     confirmed_file: File,
     writer: Mutex<Writer>,
     state: Mutex<State>,
+    shards: Mutex<Shards>,
     bell: Sender<()>,
     bell_rings: Receiver<()>,
     as_disk: AsDisk,
@@ -70,23 +77,43 @@ impl Spool {
     pub fn open(folder: &Path, slots: u32, max_bytes: u64) -> Result<Self, OpenError> {
         let as_disk: AsDisk = Arc::new(|file| Arc::new(file));
         if slots <= 1 {
-            return Self::open_on(folder.to_path_buf(), max_bytes, as_disk);
+            return Self::open_on(folder.to_path_buf(), false, max_bytes, as_disk);
         }
         let mut held = None;
         for slot in 0..slots {
-            match Self::open_on(folder.join(slot.to_string()), max_bytes, as_disk.clone()) {
-                Err(error @ OpenError::Held { .. }) => held = Some(error),
+            match Self::open_on(folder.join(slot.to_string()), false, max_bytes, as_disk.clone()) {
+                // Of several, one that gives way is the one that is waited for.
+                Err(error @ OpenError::Held { gives_way, .. }) => match held {
+                    Some(OpenError::Held { gives_way: true, .. }) if !gives_way => {}
+                    _ => held = Some(error),
+                },
                 opened => return opened,
             }
         }
         Err(held.expect("there are at least two slots, and each was held"))
     }
 
-    fn open_on(folder: PathBuf, max_bytes: u64, as_disk: AsDisk) -> Result<Self, OpenError> {
+    /// Opens the spool in `folder` to relay what a process that is gone has left there. A collector that wants it is
+    /// given it: see [`Spool::is_wanted`].
+    ///
+    /// # Errors
+    /// As for [`Spool::open`].
+    pub fn take_over(folder: &Path, max_bytes: u64) -> Result<Self, OpenError> {
+        Self::open_on(folder.into(), true, max_bytes, Arc::new(|file| Arc::new(file)))
+    }
+
+    /// Whether a collector waits for this spool, which [`Spool::take_over`] has opened.
+    pub fn is_wanted(&self) -> bool {
+        slots::is_wanted(&self.folder)
+    }
+
+    fn open_on(folder: PathBuf, gives_way: bool, max_bytes: u64, as_disk: AsDisk) -> Result<Self, OpenError> {
         let Opened { lock, producer, confirmed_file, segments, active, next, confirmed } =
-            open(&folder, &as_disk)?;
+            open(&folder, gives_way, &as_disk)?;
         let (bell, bell_rings) = crossbeam_channel::bounded(1);
         let segment_bytes = (max_bytes / 4).clamp(SEGMENT_MIN_BYTES, SEGMENT_MAX_BYTES);
+        let shards = Shards::read(&folder, producer)
+            .map_err(|error| OpenError::Disk { path: folder.join("shards"), error })?;
         let spool = Spool {
             producer,
             max_bytes,
@@ -95,6 +122,7 @@ impl Spool {
             confirmed_file,
             writer: Mutex::new(Writer { active }),
             state: Mutex::new(State { segments, next, confirmed }),
+            shards: Mutex::new(shards),
             bell,
             bell_rings,
             as_disk,
@@ -116,6 +144,31 @@ impl Spool {
         }
     }
 
+    /// Has the visits that are appended from now on go to so many shards. Those before keep theirs, as they may have
+    /// gone there already.
+    ///
+    /// # Errors
+    /// What the system said: then nothing has changed.
+    pub fn shard_into(&self, count: u32) -> io::Result<()> {
+        let (confirmed, next) = {
+            let state = self.state();
+            (state.confirmed.sequence, state.next)
+        };
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = shards.with(count, confirmed, next);
+        if new != *shards {
+            new.write(&self.folder)?;
+            *shards = new;
+        }
+        Ok(())
+    }
+
+    /// The shards that the visits which wait here, and those that are appended, go to.
+    pub fn shards(&self) -> Vec<Shard> {
+        let confirmed = self.state().confirmed.sequence;
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).in_use(confirmed)
+    }
+
     /// The folder of this spool.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -132,19 +185,38 @@ impl Spool {
         self.state().bytes()
     }
 
+    /// When the oldest visit was received that waits to be confirmed; `None` where none does, or where it cannot be
+    /// read.
+    pub fn oldest_received_at(&self) -> Option<Timestamp> {
+        let place = {
+            let state = self.state();
+            state.at(state.confirmed).filter(|place| place.position.offset < place.end)?
+        };
+        let mut record = Vec::new();
+        let mut reader = Reader::new(&self.state, &self.as_disk, self.producer);
+        reader.read(&place, &mut record).ok()??;
+        let line = record.get(PREFIX_BYTES..)?.split(|byte| *byte == b'\n').next()?;
+        serde_json::from_slice::<Visit<'_>>(line).ok().map(|visit| visit.received_at)
+    }
+
     /// The most that waiting visits may take, in bytes: an append past it is refused.
     pub fn max_bytes(&self) -> u64 {
         self.max_bytes
     }
 
-    /// Waits until every visit is safe elsewhere, at most for `patience`, and says what stays.
+    /// Waits until every visit is safe elsewhere, at most for `patience`.
     pub fn drain(&self, patience: Duration) {
         let until = Instant::now() + patience;
         while self.visits() > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
-        if self.visits() > 0 {
-            log::info!("{} visits stay in the spool for the next start", self.visits());
+    }
+
+    /// What stays in it for the next start, in words.
+    pub fn what_stays(&self) -> String {
+        match self.visits() {
+            0 => "nothing stays in the spool".into(),
+            visits => format!("{visits} visits stay in the spool for the next start"),
         }
     }
 
@@ -240,15 +312,18 @@ impl Backlog for Spool {
         let mut message =
             Message { producer: self.producer, first: from.sequence, count: 0, body: Vec::new() };
         let mut record = Vec::new();
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut shard = None;
         let mut reader = Reader::new(&self.state, &self.as_disk, self.producer);
         while message.body.len() < max_bytes {
             let Some(place) = self.state().at(position) else { break };
             position = place.position;
             // The next segment may start behind a gap, where the one before it was damaged: a message's
             // visits are numbered without one.
+            let goes_to = shards.of(position.sequence);
             if message.count == 0 {
-                message.first = position.sequence;
-            } else if position.sequence != message.first + message.count {
+                (message.first, shard) = (position.sequence, goes_to);
+            } else if position.sequence != message.first + message.count || goes_to != shard {
                 break;
             }
             if position.offset >= place.end {
@@ -272,7 +347,11 @@ impl Backlog for Spool {
             position.sequence += u64::from(count);
             position.offset = next;
         }
-        Ok((message.count > 0).then_some(Reading { message, end: position }))
+        Ok((message.count > 0).then_some(Reading { message, end: position, shard }))
+    }
+
+    fn visits(&self) -> u64 {
+        Spool::visits(self)
     }
 
     fn bytes_after(&self, from: Position) -> u64 {

@@ -21,6 +21,12 @@ pub(super) const FIRST_SEQUENCE: u64 = 1;
 const FORMAT: u32 = 2;
 const PRODUCER: &str = "producer";
 const CONFIRMED: &str = "confirmed";
+/// The file that a spool's process holds.
+pub(super) const LOCK: &str = "lock";
+/// The file that a collector holds which wants a slot that another relays.
+pub(super) const WANTED: &str = "wanted";
+/// What stands behind the process id of one that gives way.
+const GIVES_WAY: &str = "gives way";
 
 /// Why a spool cannot be opened.
 #[derive(Debug)]
@@ -31,6 +37,8 @@ pub enum OpenError {
         path: PathBuf,
         /// The holder's process id, as it wrote it.
         holder: String,
+        /// Whether it relays what others have left there, and lets go of it for a collector that wants it.
+        gives_way: bool,
     },
     /// A newer Pixel has written it.
     Newer {
@@ -51,7 +59,7 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::Held { path, holder } => write!(
+            OpenError::Held { path, holder, .. } => write!(
                 formatter,
                 "Pixel already runs here as process {holder} (it holds `{}`). Stop it, or give this one its own \
                  --spool-dir, --output, --listen and --admin-listen",
@@ -90,10 +98,10 @@ pub(super) struct Opened {
     pub confirmed: Position,
 }
 
-/// Opens the spool in `folder`, creating it where it is absent.
-pub(super) fn open(folder: &Path, as_disk: &AsDisk) -> Result<Opened, OpenError> {
+/// Opens the spool in `folder`, creating it where it is absent. Who `gives_way` has it for a collector that is gone.
+pub(super) fn open(folder: &Path, gives_way: bool, as_disk: &AsDisk) -> Result<Opened, OpenError> {
     fs::create_dir_all(folder).map_err(at(folder))?;
-    let lock = hold(&folder.join("lock"))?;
+    let lock = hold(&folder.join(LOCK), gives_way)?;
     let known = read_producer(folder)?;
     // This start may create a new producer that counts from 1. Old records in the spare would then have higher
     // numbers and pass for new ones.
@@ -132,19 +140,26 @@ fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
     move |error| OpenError::Disk { path: path.clone(), error }
 }
 
-fn hold(path: &Path) -> Result<File, OpenError> {
+fn hold(path: &Path, gives_way: bool) -> Result<File, OpenError> {
     let mut file = open_private(path).map_err(at(path))?;
     if let Err(error) = fs2::FileExt::try_lock_exclusive(&file) {
         if error.kind() != io::ErrorKind::WouldBlock {
             return Err(OpenError::Disk { path: path.into(), error });
         }
-        let mut holder = String::new();
-        file.read_to_string(&mut holder).map_err(at(path))?;
-        return Err(OpenError::Held { path: path.into(), holder: holder.trim().into() });
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(at(path))?;
+        let mut lines = text.lines();
+        let holder = lines.next().unwrap_or_default().into();
+        return Err(OpenError::Held {
+            path: path.into(),
+            holder,
+            gives_way: lines.next() == Some(GIVES_WAY),
+        });
     }
     // The id is for people; the lock is flock's.
+    let (id, note) = (std::process::id(), if gives_way { GIVES_WAY } else { "" });
     let written = file.set_len(0).and_then(|()| file.rewind());
-    written.and_then(|()| writeln!(file, "{}", std::process::id())).map_err(at(path))?;
+    written.and_then(|()| file.write_all(format!("{id}\n{note}").as_bytes())).map_err(at(path))?;
     Ok(file)
 }
 

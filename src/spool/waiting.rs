@@ -1,6 +1,6 @@
 //! What waits in a spool that another process may be using: for the audit.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::damage::Legible;
 use super::open::{FIRST_SEQUENCE, confirmed_in, read_producer, segments};
 use super::segment::records;
+use super::slots::spools_in;
 
 /// The visits of one producer that wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,16 +33,8 @@ pub struct Waiting {
 /// # Errors
 /// What the system said; `NotFound` where there is no spool, `InvalidData` where it is a newer Pixel's.
 pub fn waiting(folder: &Path) -> io::Result<Vec<Waiting>> {
-    let mut spools = vec![folder.to_path_buf()];
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()) {
-            spools.push(entry.path());
-        }
-    }
-    spools.sort();
     let mut found = Vec::new();
-    for spool in spools {
+    for spool in spools_in(folder)? {
         found.extend(waiting_in(&spool)?);
     }
     if found.is_empty() {

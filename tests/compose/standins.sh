@@ -109,25 +109,31 @@ CMD ["rabbitmq-server"]
 EOF
 }
 
-# caddy:*: the same paths and command, and wget and nc, which Alpine's busybox brings.
+# caddy:*: the same paths and command, and wget and nc, which Alpine's busybox brings. Of the same version where the
+# linters brought one.
 caddy() {
+  local context=$1
+  [[ ! -x target/lint/bin/caddy ]] || cp target/lint/bin/caddy "$context/newer-caddy"
+  touch "$context/nothing"
   cat <<EOF
 FROM $DEBIAN
 RUN apt-get update && apt-get install -y --no-install-recommends busybox ca-certificates caddy \
  && rm -rf /var/lib/apt/lists/* && ln -s busybox /usr/bin/wget && ln -s busybox /usr/bin/nc \
  && mkdir -p /config/caddy /data/caddy
+COPY nothing newer-cadd[y] /tmp/
+RUN [ ! -e /tmp/newer-caddy ] || mv /tmp/newer-caddy /usr/bin/caddy
 ENV XDG_CONFIG_HOME=/config XDG_DATA_HOME=/data
 EXPOSE 80 443 8080
 CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]
 EOF
 }
 
-# haproxy:*: the same path and command, and wget.
+# haproxy:*: the same path and command, and wget and nc.
 haproxy() {
   cat <<EOF
 FROM $DEBIAN
 RUN apt-get update && apt-get install -y --no-install-recommends busybox haproxy \\
- && rm -rf /var/lib/apt/lists/* && ln -s busybox /usr/bin/wget
+ && rm -rf /var/lib/apt/lists/* && ln -s busybox /usr/bin/wget && ln -s busybox /usr/bin/nc
 USER haproxy
 CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
 EOF

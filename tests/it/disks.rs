@@ -269,7 +269,7 @@ fn a_sector_of_the_spool_that_cannot_be_read_keeps_pixel_from_no_visit() -> Outc
     for starts in 0..3 {
         let admin = system.pixel.admin()?;
         wait_for_reason(admin, 503, "failed to read the spool: `")?;
-        assert_eq!(admin.metric("pixel_broker_connected")?, 0.0);
+        assert!(admin.metric("pixel_broker_connected").is_err(), "it has no broker");
         load.wait_for(100)?;
         let log = system.pixel.log();
         assert!(log.matches("failed to read the spool").count() <= 2, "it is said once, {starts}:\n{log}");

@@ -214,7 +214,7 @@ fn after_each_hostile_head_a_visit_is_answered_and_recorded() -> Outcome {
 
 #[test]
 fn through_the_edge_no_hostile_head_costs_pixel_http_anything() -> Outcome {
-    Kind::ALL.into_iter().try_for_each(attack_through)
+    Kind::all().into_iter().try_for_each(attack_through)
 }
 
 fn attack_through(kind: Kind) -> Outcome {

@@ -8,8 +8,9 @@
 //! - `hostile`: a corpus of them, with a visit after each.
 //! - `smuggling`: requests whose end is unclear, and what hides behind them.
 //! - `front_door`: clients that cost the listener more than a visit does.
-//! - `edge`: the Caddy in front.
+//! - `edge`: the Caddy and the HAProxy in front. `web_servers`: those that people have already.
 //! - `messages`: what goes through the queue.
+//! - `neighbours`: other systems at the same broker, MassTransit among them.
 //! - `replay`: what could not be read, brought back.
 //! - `output`: the lines that are written.
 //! - `rotation`: the output under those who rotate it, lock it, append to it and take its name or number.
@@ -18,6 +19,9 @@
 //! - `tls`: a broker that is spoken with over TLS.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
+//! - `observe`: what operators see: metrics, the status page, the log, the alerts.
+//! - `shards`: several queues with an output each.
+//! - `stranded`: slots whose collector is gone.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
@@ -36,15 +40,20 @@ mod front_door;
 mod heads;
 mod hostile;
 mod messages;
+mod neighbours;
+mod observe;
 mod options;
 mod output;
 mod processes;
 mod replay;
 mod rotation;
 mod rules;
+mod shards;
 mod smuggling;
+mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod web_servers;
 
 use support::Outcome;

@@ -30,6 +30,28 @@ fn every_bad_setting_is_named_at_once() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn bad_settings_of_the_queue_are_named() -> Outcome {
+    for (shards, shard, said) in [
+        ("0", "0", "--shards (PIXEL_SHARDS) is `0`: expected a whole number from 1 to 64"),
+        ("65", "0", "--shards (PIXEL_SHARDS) is `65`"),
+        ("4", "4", "--shard (PIXEL_SHARD) is `4`: expected auto, or a number from 0 to 3"),
+        ("1", "first", "--shard (PIXEL_SHARD) is `first`: expected auto"),
+    ] {
+        let launch = Launch::new("pixel-storage")?.with("shards", shards).with("shard", shard);
+        let (status, _, stderr) = launch.run()?;
+        assert!(status == 2 && stderr.contains(said), "{shards} {shard}: {status}, {stderr}");
+    }
+    for (name, value) in [("no-declare", "maybe"), ("masstransit-exchange", "amq.fanout")] {
+        let (status, _, stderr) = Launch::new("pixel-storage")?.with(name, value).run()?;
+        assert!(status == 2 && stderr.contains(&format!("--{name}")), "{name}: {status}, {stderr}");
+    }
+    let long = "q".repeat(249);
+    let (status, _, stderr) = Launch::new("pixel-http")?.with("shards", "2").with("queue", long).run()?;
+    assert!(status == 2 && stderr.contains("expected up to 247 bytes"), "{status}, {stderr}");
+    Ok(())
+}
+
 /// A misspelt variable, or level of the log, was ignored.
 #[test]
 fn a_variable_that_does_not_exist_and_a_level_that_is_none_are_refused() -> Outcome {

@@ -203,6 +203,63 @@ fn every_failure_is_shown_by_a_test_that_exists() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn every_warning_and_error_of_the_log_is_in_the_operators_table() -> Outcome {
+    let document = fs::read_to_string(root().join("docs/OPERATIONS.md"))?;
+    let rows = document.lines().filter_map(|line| {
+        let (level, rest) = line.strip_prefix("| ")?.split_once(" | `")?;
+        let is_level = level == "warn" || level == "error";
+        is_level.then(|| format!("{level}: {}", rest.split("` | ").next().unwrap_or_default()))
+    });
+    let rows: BTreeSet<String> = rows.collect();
+    let mut said = BTreeSet::new();
+    for file in sources(&root().join("src"))? {
+        let text = fs::read_to_string(&file)?;
+        for level in ["warn", "error"] {
+            let macro_call = format!("log::{level}!(");
+            let calls = text.match_indices(&macro_call).map(|(at, call)| &text[at + call.len()..]);
+            said.extend(calls.map(|call| format!("{level}: {}", without_values(call))));
+        }
+    }
+    let missing: Vec<_> = said.difference(&rows).collect();
+    assert!(missing.is_empty(), "not in docs/OPERATIONS.md: {missing:#?}");
+    let gone: Vec<_> = rows.difference(&said).collect();
+    assert!(gone.is_empty(), "in docs/OPERATIONS.md, and said by nobody: {gone:#?}");
+    Ok(())
+}
+
+/// The format string that `call` begins with, `…` for each value, without the marks around them, and without how long
+/// something lasts.
+fn without_values(call: &str) -> String {
+    let literal = call.trim_start().trim_start_matches('"').split('"').next().unwrap_or_default();
+    let joined = literal.split("\\\n").map(str::trim_start).collect::<String>();
+    let mut text = String::new();
+    let mut rest = joined.as_str();
+    while let Some((before, behind)) = rest.split_once('{') {
+        let (name, after) = behind.split_once('}').unwrap_or_default();
+        text += before;
+        text += if name == "lasting" { "" } else { "…" };
+        rest = after;
+    }
+    (text + rest).replace('`', "")
+}
+
+/// A tag can be moved to another commit, and what runs there has the release's rights.
+#[test]
+fn every_action_of_the_workflows_is_pinned_by_its_commit() -> Outcome {
+    for workflow in fs::read_dir(root().join(".github/workflows"))? {
+        let text = fs::read_to_string(workflow?.path())?;
+        for (_, action) in text.lines().filter_map(|line| line.split_once("uses: ")) {
+            let (_, version) = action.split_once('@').ok_or("no version")?;
+            let (commit, comment) =
+                version.split_once(" # v").ok_or_else(|| format!("{action}: no version"))?;
+            let is_hash = commit.len() == 40 && commit.chars().all(|digit| digit.is_ascii_hexdigit());
+            assert!(is_hash && !comment.is_empty(), "{action}");
+        }
+    }
+    Ok(())
+}
+
 /// Finds `module::name` in tests/it, `file: name` anywhere. A name may be cut short with `…`.
 fn find_test(test: &str) -> Result<(), String> {
     let (file, name) = match test.split_once("::") {

@@ -104,8 +104,8 @@ fn a_chunked_body_that_is_cut_off_is_not_recorded() -> Outcome {
 #[test]
 fn what_is_left_of_a_slow_body_is_no_visit() -> Outcome {
     let mut system = Embedded::with(|launch| launch.with("trusted-proxies", "127.0.0.1"))?;
-    let edges = Kind::ALL.map(|kind| Edge::start_with_tls(kind, system.address));
-    let edges = edges.into_iter().collect::<Outcome<Vec<Edge>>>()?;
+    let edges = Kind::all().into_iter().map(|kind| Edge::start_with_tls(kind, system.address));
+    let edges = edges.collect::<Outcome<Vec<Edge>>>()?;
     let through_the_edge = |port: u16| -> Outcome {
         let url = format!("https://localhost:{port}/track?slow");
         let mut curl = Command::new("curl")

@@ -22,8 +22,8 @@ impl Answer {
     /// The value of a header, if it is there once.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.head.lines().filter_map(|line| {
-            let (field, value) = line.split_once(": ")?;
-            field.eq_ignore_ascii_case(name).then_some(value)
+            let (field, value) = line.split_once(':')?;
+            field.eq_ignore_ascii_case(name).then_some(value.trim_start())
         });
         let value = values.next();
         if values.next().is_some() { None } else { value }

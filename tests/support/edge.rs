@@ -13,12 +13,30 @@ use super::wait::wait_until;
 /// Which program is the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// The one of this machine: Debian's is 2.6.
     Caddy,
+    /// The one that the linters came with, of the version that the containers have.
+    NewerCaddy,
     Haproxy,
 }
 
+/// Where the linters are, and a newer Caddy than this machine's.
+const LINTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/lint/bin");
+
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Caddy, Kind::Haproxy];
+    /// Each that is here.
+    pub fn all() -> Vec<Kind> {
+        if Path::new(LINTERS).join("caddy").exists() {
+            return vec![Kind::Caddy, Kind::NewerCaddy, Kind::Haproxy];
+        }
+        println!("not tried: the containers' Caddy, which `tests/require-tools caddy` brings");
+        vec![Kind::Caddy, Kind::Haproxy]
+    }
+
+    /// Whether it is a Caddy of any version.
+    pub fn is_caddy(self) -> bool {
+        self != Kind::Haproxy
+    }
 
     /// How it is started on `address`, in front of `upstream`, with a folder of its own.
     fn command(
@@ -31,7 +49,7 @@ impl Kind {
         let port = address.port();
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/edge.sh"));
         match (self, has_tls) {
-            (Kind::Caddy, _) => command
+            (Kind::Caddy | Kind::NewerCaddy, _) => command
                 .env("EDGE", "caddy")
                 .env("PIXEL_SITE", format!("{}:{port}", if has_tls { "https://localhost" } else { "" }))
                 .env("PIXEL_BIND", "127.0.0.1")
@@ -42,6 +60,9 @@ impl Kind {
                 .env("PIXEL_EDGE_TLS_LISTEN", address.to_string())
                 .env("PIXEL_CERTIFICATES", certificates(home)?),
         };
+        if self == Kind::NewerCaddy {
+            command.env("PATH", format!("{LINTERS}:{}", std::env::var("PATH")?));
+        }
         if self == Kind::Haproxy {
             command.env("EDGE", "haproxy").env("PIXEL_EDGE_METRICS_LISTEN", free_address().to_string());
         }
@@ -54,17 +75,23 @@ impl Kind {
 fn certificates(home: &Path) -> Outcome<PathBuf> {
     let folder = home.join("certificates");
     fs::create_dir(&folder)?;
-    let made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
-                -keyout key -out certificate 2>&1 && cat certificate key > certificates/localhost.pem";
-    shell(home, made, "")?;
+    make_certificate(home)?;
+    shell(home, "cat fullchain.pem privkey.pem > certificates/localhost.pem", "")?;
     Ok(folder)
+}
+
+/// A certificate for `localhost`, as certbot leaves it in a folder.
+pub fn make_certificate(folder: &Path) -> Outcome {
+    let made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+                -addext subjectAltName=DNS:localhost -keyout privkey.pem -out fullchain.pem 2>&1";
+    shell(folder, made, "")
 }
 
 /// The edge, on a port of its own.
 pub struct Edge {
     pub address: SocketAddr,
     process: Child,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Edge {
@@ -76,6 +103,16 @@ impl Edge {
     /// The same with TLS, and so with HTTP/2, for `localhost`.
     pub fn start_with_tls(kind: Kind, upstream: SocketAddr) -> Outcome<Edge> {
         Self::serve(kind, true, upstream)
+    }
+
+    /// The folder with its files; HAProxy's certificates are in `certificates`.
+    pub fn folder(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The first process.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     fn serve(kind: Kind, has_tls: bool, upstream: SocketAddr) -> Outcome<Edge> {
@@ -90,7 +127,7 @@ impl Edge {
             .stderr(log)
             .spawn()
             .map_err(|error| format!("{kind:?}: {error}; tests/require-packages installs it"))?;
-        let mut edge = Edge { address, process, _home: home };
+        let mut edge = Edge { address, process, home };
         let is_up = || TcpStream::connect(address).is_ok();
         wait_until("the edge to listen", || is_up() || !matches!(edge.process.try_wait(), Ok(None)))?;
         if !is_up() {

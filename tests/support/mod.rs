@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod broker;
+pub mod browser;
 pub mod chance;
 pub mod client;
 pub mod edge;

@@ -1,4 +1,4 @@
-//! A TCP proxy that cuts connections in the middle of a frame, and refuses them when told to.
+//! A TCP proxy that cuts connections in the middle of a frame, and refuses them or swallows answers when told to.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,6 +21,7 @@ struct State {
     target: u16,
     ended: AtomicBool,
     refuses: AtomicBool,
+    swallows: AtomicBool,
     // How many bytes the next connections pass before each is cut; the rest of them are not cut.
     cuts: Mutex<Vec<u32>>,
     cut: AtomicUsize,
@@ -34,6 +35,7 @@ impl Proxy {
             target,
             ended: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            swallows: AtomicBool::new(false),
             cuts: Mutex::default(),
             cut: AtomicUsize::new(0),
             open: Mutex::default(),
@@ -58,6 +60,11 @@ impl Proxy {
     /// How many connections were cut after their bytes.
     pub fn cut_count(&self) -> usize {
         self.state.cut.load(Ordering::Relaxed)
+    }
+
+    /// Swallows what the server says from now on, or lets it through again.
+    pub fn swallow_answers(&self, swallows: bool) {
+        self.state.swallows.store(swallows, Ordering::Relaxed);
     }
 
     /// Refuses connections, and cuts those that are open; or takes them again.
@@ -111,11 +118,15 @@ fn forward(client: TcpStream, state: &Arc<State>) -> Outcome {
     let cut_after = state.cuts.lock().expect("no panic holds it").pop();
     let left = Arc::new(AtomicI64::new(cut_after.map_or(i64::MAX, i64::from)));
     state.open.lock().expect("no panic holds it").extend([client.try_clone()?, server.try_clone()?]);
-    for (mut from, mut to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
+    let ways = [(client.try_clone()?, server.try_clone()?, false), (server, client, true)];
+    for (mut from, mut to, is_answer) in ways {
         let (left, state) = (left.clone(), state.clone());
         thread::spawn(move || {
             let mut bytes = [0; 16_384];
             while let Ok(read @ 1..) = from.read(&mut bytes) {
+                if is_answer && state.swallows.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let before = left.fetch_sub(read as i64, Ordering::Relaxed);
                 let passed = (read as i64).min(before.max(0)) as usize;
                 if to.write_all(&bytes[..passed]).is_err() || passed < read {

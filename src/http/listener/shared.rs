@@ -45,6 +45,8 @@ pub trait Handler: Send + Sync {
     /// returns. It is called by one worker at a time, so while a group is made durable the next one gathers,
     /// and once for each request whose body was read aside.
     fn handle(&self, requests: &[&Request]) -> Vec<Answer>;
+    /// An answer of this status, its own or a refusal of the listener's, is on its way.
+    fn answered(&self, _status: &'static str) {}
 }
 
 /// What the threads of a listener share.
@@ -144,6 +146,7 @@ impl Shared {
         for (request, answer) in answered {
             let bytes = answer.bytes(request.persistence(), *request.method() == Method::Head, is_closing);
             let is_visit = answer.is_visit();
+            self.handler.answered(answer.status());
             self.slow.answer(request, bytes);
             if is_visit {
                 self.metrics.track_duration.observe(taken.elapsed().as_secs_f64());
@@ -162,14 +165,19 @@ impl Shared {
     /// Reads the body of a request on a thread of its own, then has the request handled.
     fn read_aside(self: &Arc<Self>, mut request: Request) {
         let Some(reading) = OccupiedReader::begin(self, request.peer()) else {
+            self.handler.answered(BUSY.status());
             return self.turned_away.add(request, BUSY.last_bytes(), &self.slow.given_up);
         };
         // Where no thread is to be had, the request is dropped, and gives its connection up.
         let work = move || {
             let shared = &reading.0;
             let slow = &shared.slow;
+            let refuse = |request, answer: &Answer| {
+                shared.handler.answered(answer.status());
+                body::refuse(request, answer, slow);
+            };
             if let Some(fault) = request.fault() {
-                body::refuse(request, &refusal(fault), slow);
+                refuse(request, &refusal(fault));
                 return Ok(());
             }
             let read = body::read(&mut request);
@@ -179,8 +187,8 @@ impl Shared {
                     let taken = Instant::now();
                     shared.survive(|| shared.answer(shared.handle(vec![request]), taken));
                 }
-                BodyRead::TooLarge => body::refuse(request, &TOO_LARGE, slow),
-                BodyRead::Malformed => body::refuse(request, &BAD_FRAMING, slow),
+                BodyRead::TooLarge => refuse(request, &TOO_LARGE),
+                BodyRead::Malformed => refuse(request, &BAD_FRAMING),
                 BodyRead::Gone => body::give_up(request, &slow.given_up),
             }
             Ok(())

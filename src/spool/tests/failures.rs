@@ -21,7 +21,7 @@ impl Failing {
     }
 
     fn try_to_open(&self) -> Result<Spool, OpenError> {
-        Spool::open_on(self.folder.path().to_path_buf(), self.cap, self.disks.mount())
+        Spool::open_on(self.folder.path().to_path_buf(), false, self.cap, self.disks.mount())
     }
 
     fn open(&self) -> Spool {

@@ -1,0 +1,171 @@
+//! Slots that hold visits and that no process has: looked for, told, and relayed to their end.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::options::{BrokerSettings, SpoolSettings};
+use super::process::{Failure, Process};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::relay::Relay;
+use crate::spool::{Slot, Slots, Spool};
+use crate::stop::Stop;
+
+/// How often the other slots are looked at. One is taken that was free at two looks: a collector that is started
+/// again finds its own.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether a slot that was taken over is empty, or wanted.
+const TICK: Duration = Duration::from_millis(100);
+/// A slot of which nothing is confirmed for so long is let go, and another is taken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Who looks after the other slots of a folder.
+struct Keeper {
+    folder: PathBuf,
+    max_bytes: u64,
+    // `None` where nobody but a person knows which output has some of them already.
+    broker: Option<BrokerSettings>,
+    metrics: Arc<Metrics>,
+    stop: Stop,
+    // The slot that was taken last: the next one is another.
+    last: Option<PathBuf>,
+}
+
+/// Starts a part of `process` that looks at the other slots of the folder now and then, and tells what waits in those
+/// that no process has. With a `broker` it takes them over, one after the other.
+///
+/// # Errors
+/// What the system said where no thread is to be had.
+pub fn look_after_slots(
+    settings: &SpoolSettings,
+    broker: Option<BrokerSettings>,
+    process: &mut Process,
+) -> Result<(), Failure> {
+    let keeper = Keeper {
+        folder: settings.folder.clone(),
+        max_bytes: settings.max_bytes,
+        broker,
+        metrics: process.metrics.clone(),
+        stop: process.stop.clone(),
+        last: None,
+    };
+    process.part("slots", move || {
+        keeper.run();
+        Ok(())
+    })
+}
+
+impl Keeper {
+    fn run(mut self) {
+        let mut slots = Slots::of(&self.folder);
+        let mut free_before = BTreeSet::new();
+        loop {
+            let found = slots.look().unwrap_or_else(|error| {
+                log::warn!("failed to look at the slots of `{}`: {error}", self.folder.display());
+                Vec::new()
+            });
+            let stranded: Vec<Slot> = found.into_iter().filter(|slot| slot.stranded() > 0).collect();
+            self.tell(&stranded, &free_before);
+            let is_ripe = |slot: &&Slot| free_before.contains(&slot.folder);
+            let next = self.after_last(&stranded).find(is_ripe).map(|slot| slot.folder.clone());
+            // Without a broker, a slot would be held in vain.
+            if let Some(folder) = next.filter(|_| self.metrics.broker_connected.get() == Some(1.0)) {
+                self.take_over(&folder);
+            }
+            free_before = stranded.into_iter().map(|slot| slot.folder).collect();
+            if self.stop.wait(LOOK_EVERY) {
+                return;
+            }
+        }
+    }
+
+    /// The slots, those behind the one that was taken last first.
+    fn after_last<'a>(&self, slots: &'a [Slot]) -> impl Iterator<Item = &'a Slot> {
+        let last = self.last.as_deref();
+        let behind = slots.iter().position(|slot| Some(slot.folder.as_path()) > last).unwrap_or(0);
+        slots[behind..].iter().chain(&slots[..behind])
+    }
+
+    fn tell(&self, stranded: &[Slot], known: &BTreeSet<PathBuf>) {
+        let visits: u64 = stranded.iter().map(Slot::stranded).sum();
+        self.show(stranded.len(), visits);
+        for slot in stranded.iter().filter(|slot| !known.contains(&slot.folder)) {
+            let cure = match self.broker {
+                Some(_) => "they are taken over unless it comes back",
+                None => "start it again, or run `pixel drain` with the output that it had",
+            };
+            let visits = counted(slot.stranded(), "visit");
+            log::warn!("{visits} in `{}`, a slot that no process has: {cure}", slot.folder.display());
+        }
+    }
+
+    fn show(&self, slots: usize, visits: u64) {
+        self.metrics.stranded_slots.set(slots as f64);
+        self.metrics.stranded_visits.set(visits as f64);
+    }
+
+    /// Relays what waits in a slot, to its end, until somebody wants it, or until nothing gets on any more.
+    fn take_over(&mut self, folder: &Path) {
+        let Some(settings) = &self.broker else { return };
+        let shown = folder.display();
+        let spool = match Spool::take_over(folder, self.max_bytes) {
+            Ok(spool) => spool,
+            // Somebody was faster.
+            Err(error) => return log::debug!("{error}"),
+        };
+        log::info!("{} in `{shown}`: taking it over", counted(spool.visits(), "visit"));
+        let mut gets_on = (spool.visits(), Instant::now());
+        let why = relay(&spool, settings, &self.metrics, &self.stop, || {
+            let visits = spool.visits();
+            self.show(1, visits);
+            if visits < gets_on.0 {
+                gets_on = (visits, Instant::now());
+            }
+            match () {
+                () if visits == 0 => Some("nothing waits any more"),
+                () if spool.is_wanted() => Some("a collector wants it back"),
+                () if gets_on.1.elapsed() > PATIENCE => Some("nothing gets on"),
+                () => None,
+            }
+        });
+        log::info!("`{shown}`: {why}; letting it go");
+        self.show(usize::from(spool.visits() > 0), spool.visits());
+        self.last = Some(folder.into());
+    }
+}
+
+/// Relays `spool` until the word to stop is given, or `look`, which is asked again and again, says why it is to end.
+pub(super) fn relay(
+    spool: &Spool,
+    settings: &BrokerSettings,
+    metrics: &Metrics,
+    stop: &Stop,
+    mut look: impl FnMut() -> Option<&'static str>,
+) -> &'static str {
+    let done = Stop::default();
+    // The shards that its own collector had.
+    let mut broker = settings.publishing(&spool.shards());
+    // Its broker is the collector's, which tells of it by itself.
+    let (health, metrics) = (Health::default(), metrics.aside());
+    thread::scope(|scope| {
+        let relaying = scope.spawn(|| {
+            Relay { backlog: spool, metrics: &metrics, health: &health }.run(&mut broker, &done);
+        });
+        let mut why = None;
+        while !relaying.is_finished() {
+            why = why.or_else(&mut look).or_else(|| stop.is_set().then_some("stopping"));
+            if why.is_some() {
+                done.set();
+            }
+            thread::sleep(TICK);
+        }
+        why.unwrap_or("the relay has ended")
+    })
+}
+
+pub(super) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
