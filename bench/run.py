@@ -38,17 +38,17 @@ DEBIAN_PACKAGES = {
 @dataclass
 class Plan:
     """How much of everything one run does."""
-    loads: tuple = ((64, 2, 7), (64, 1, 7), (256, 2, 5))
+    loads: tuple = ((64, 2, 4), (64, 1, 4), (256, 2, 2))
     """Connections, threads of wrk, rounds."""
-    load_seconds: int = 6
-    starts: int = 5
+    load_seconds: int = 5
+    starts: int = 3
     rate: int = 5_000
-    latency_rounds: int = 3
+    latency_rounds: int = 2
     latency_seconds: int = 6
     return_seconds: int = 15
     backlogs: tuple = (100_000, 1_000_000)
-    drain_rounds: int = 3
-    edge_rounds: int = 5
+    drain_rounds: int = 2
+    edge_rounds: int = 3
     edge_seconds: int = 4
     edge_rate: int = 3_000
 
