@@ -2,7 +2,7 @@
 
 .PHONY: bench bench-quick
 
-bench: ## Measure Pixel beside its alternatives for docs/BENCHMARKS.md: half an hour; FULL=1 for 10 million visits
+bench: ## Measure Pixel beside its alternatives for docs/BENCHMARKS.md: a quarter of an hour; FULL=1 for 10 million visits
 	python3 bench/run.py
 
 bench-quick: ## Measure a little with the same code, in 3 minutes, and write no document

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures Pixel beside what people would use instead; see docs/BENCHMARKS.md.
 
-    bench/run.py            everything, about half an hour on two cores
+    bench/run.py            everything, about a quarter of an hour on two cores
     bench/run.py --quick    a small run of the same code, about 3 minutes; writes no document
     FULL=1 bench/run.py     also a backlog of ten million visits
 """
