@@ -46,7 +46,8 @@ step 'starting' compose up -d
 step 'waiting until all is healthy' wait_until_healthy
 
 address=$(compose port edge 8080)
-visits=$(docker inspect --format '{{range .Mounts}}{{.Source}}{{end}}' "$(compose ps -q pixel-storage | head -n 1)")
+source='{{range .Mounts}}{{if eq .Destination "/visits"}}{{.Source}}{{end}}{{end}}'
+visits=$(docker inspect --format "$source" "$(compose ps -q pixel-storage | head -n 1)")
 echo
 echo "  Pixel is up. Try it:    curl -o /dev/null -D - http://$address/track -H 'Referer: https://example.com/'"
 echo "  The visits are in       $visits/visits.log"
