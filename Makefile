@@ -27,7 +27,7 @@ run: ## Build Pixel and start it on this machine
 	@echo
 	@exec target/release/pixel
 
-check: static test test-compose ## Run the whole gate: static, test and test-compose, about 20 minutes
+check: static test test-compose ## Run the whole gate: static, test and test-compose, about 25 minutes
 	@echo 'make check: everything passed'
 
 static: format-check scripts lint-deploy lint docs fuzz-build ## Run every check that starts nothing
