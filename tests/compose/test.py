@@ -121,6 +121,9 @@ class Stack:
         look like lost visits."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20")
 
+    def show_logs(self):
+        print(self.compose("logs", "--no-color", "--tail=15", check=False)[-6000:])
+
     def remove(self):
         try:
             self.forget()
@@ -689,6 +692,9 @@ def a_cluster_outlives_the_broker_that_leads_its_queue(_):
             time.sleep(2)
         # Written while it is still down, so through the other two.
         load.assert_written_once(f"{leader}, the queue's leader, killed")
+    except Exception:
+        stack.show_logs()
+        raise
     finally:
         stack.remove()
 
@@ -737,7 +743,7 @@ def main(names):
                 passed, result = passed + 1, "ok"
             except Exception:
                 traceback.print_exc(file=sys.stdout)
-                print(stack.compose("logs", "--no-color", "--tail=15", check=False)[-6000:])
+                stack.show_logs()
                 failed, result = failed + 1, "FAILED"
             print(f"{test.__name__} ... {result} ({time.monotonic() - started:.0f} s)")
     finally:
