@@ -16,6 +16,7 @@ WORKDIR /pixel
 # The dependencies are a layer of their own, built for empty targets: one file for each `path` in
 # Cargo.toml and each bench it names. It is built again only when Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN sed -n -e 's/^path = "\(.*\.rs\)"$/\1/p' \
         -e '/^\[\[bench\]\]$/,/^$/s/^name = "\(.*\)"$/benches\/\1.rs/p' Cargo.toml > targets \
  && while read -r file; do \
