@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// tiny_http bounds nothing of what it keeps for clients that send faster than requests can be dropped, or
@@ -112,6 +112,21 @@ pub(crate) fn threads() -> u64 {
     fs::metadata("/proc/self/task").map_or(0, |tasks| tasks.nlink())
 }
 
+/// The priority that every other goes before (setpriority(2)).
+const LAST_PRIORITY: i32 = 19;
+
+/// Lets this process's threads called `name` run only where no other wants to, and with them the threads that they
+/// start (sched(7)). For good: only a privileged process takes that back. Returns how many there are.
+pub(crate) fn put_last(name: &str) -> usize {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let called = threads.filter(|thread| {
+        fs::read_to_string(thread.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    });
+    let numbers = called.filter_map(|thread| Pid::from_raw(thread.file_name().to_str()?.parse().ok()?));
+    // One that has just ended is not there any more.
+    numbers.filter(|number| setpriority_process(Some(*number), LAST_PRIORITY).is_ok()).count()
+}
+
 /// How many files this process has open; always 0 before Linux 6.2, where nobody counts them.
 pub(crate) fn open_files() -> u64 {
     fs::metadata("/proc/self/fd").map_or(0, |files| files.len())
@@ -120,6 +135,25 @@ pub(crate) fn open_files() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_are_put_last_are_so_with_all_that_they_start() {
+        let of_this_thread = || rustix::process::getpriority_process(None).expect("it runs");
+        let step = std::sync::Arc::new(std::sync::Barrier::new(2));
+        let its_step = step.clone();
+        let before = of_this_thread();
+        let thread = std::thread::Builder::new().name("put-last".into()).spawn(move || {
+            // A thread takes its name as it starts.
+            its_step.wait();
+            its_step.wait();
+            std::thread::spawn(move || of_this_thread()).join().expect("no panic")
+        });
+        step.wait();
+        assert_eq!((put_last("put-last"), put_last("nobody")), (1, 0));
+        step.wait();
+        assert_eq!(thread.expect("there is room").join().expect("no panic"), LAST_PRIORITY);
+        assert_eq!(of_this_thread(), before, "others keep theirs");
+    }
 
     #[test]
     fn the_memory_limit_is_the_lowest_on_the_way_up() {

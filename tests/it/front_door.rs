@@ -355,6 +355,10 @@ fn forty_clients_that_do_not_read_are_closed_as_soon() -> Outcome {
     let peak_mib = status(&system.pixel, "VmHWM")? >> 10;
     println!("{visits} visits beside them, the slowest in {slowest:?}: {peak_mib} MiB at most");
     assert!(peak_mib < 512, "{peak_mib} MiB");
+    let threads = fs::read_dir(format!("/proc/{}/task", system.pixel.pid()?.as_raw_nonzero()))?;
+    let names: Vec<_> =
+        threads.map(|thread| fs::read_to_string(thread?.path().join("comm"))).collect::<Result<_, _>>()?;
+    assert!(names.iter().any(|name| name == "http-client\n"), "who is put last has a name: {names:?}");
     assert!(!system.pixel.log().contains(RESTARTING), "{}", system.pixel.log());
     system.pixel.stop()
 }

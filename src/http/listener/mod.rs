@@ -25,7 +25,8 @@
 //!   the client likes. Cure: [`Request`], whose reader is leaked where much is left. That costs a thread and
 //!   two descriptors and is counted: past a bound the program starts again.
 //! - **T7** Requests of one connection are read as fast as they come, answered or not, and the writer of an answer
-//!   blocks until the answer before it is done. Cure: [`turns`]. So are those behind a body of which not all was
+//!   blocks until the answer before it is done. Cure: [`turns`]; where many threads read and few may drop, the
+//!   threads that read come last ([`server`]). So are those behind a body of which not all was
 //!   read, from wherever reading it ended. Cure: [`given_up`].
 //! - **T8** A body of up to 1,024 bytes is read before its request is handed out, unless the client waits for
 //!   100-continue.

@@ -7,9 +7,9 @@ use std::fs;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
 use super::request::Request;
@@ -18,6 +18,9 @@ use super::turns::Turns;
 
 /// How soon the next requests of a connection are taken after its last answer.
 const HELD_PAUSE: Duration = Duration::from_millis(1);
+
+/// In a turn that takes over as many requests, more come than are taken, and they wait in tiny_http's memory.
+const OVERRUN_MIN: usize = 8_192;
 
 /// One tiny_http server.
 pub(super) struct Server {
@@ -38,10 +41,13 @@ impl Server {
     pub(super) fn start(listener: &TcpListener, shared: &Arc<Shared>) -> io::Result<Arc<Server>> {
         let listener = listener.try_clone()?;
         let fd = listener.as_raw_fd();
-        // It panics where no thread can be had.
-        let inner = catch_unwind(AssertUnwindSafe(|| tiny_http::Server::from_listener(listener, None)))
-            .map_err(|_| io::Error::other("no thread to be had"))?
-            .map_err(io::Error::other)?;
+        let inner = thread::scope(|scope| {
+            // tiny_http names none of its threads, and a thread has the name of the one that started it.
+            let start = || tiny_http::Server::from_listener(listener, None).map_err(io::Error::other);
+            let started = Builder::new().name(shared.connections_name()).spawn_scoped(scope, start)?;
+            // It panics where no thread can be had.
+            started.join().unwrap_or_else(|_| Err(io::Error::other("no thread to be had")))
+        })?;
         let server = Arc::new(Server {
             inner,
             listener: fd,
@@ -103,7 +109,14 @@ impl Server {
         let since = Instant::now();
         let mut first = None;
         loop {
-            let receive = || first.take().or_else(|| self.inner.try_recv().ok().flatten());
+            let mut received = 0;
+            let receive = || {
+                received += 1;
+                if received == OVERRUN_MIN {
+                    shared.put_connections_last();
+                }
+                first.take().or_else(|| self.inner.try_recv().ok().flatten())
+            };
             let group = turns.take(&shared.slow, receive);
             if !group.is_empty() {
                 return Some(group);

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tiny_http::Method;
@@ -17,7 +17,7 @@ use super::request::{BodyRead, Connections, Fault, Request};
 use super::slow_clients::SlowClients;
 use super::turned_away::TurnedAway;
 use crate::http::answer::{Answer, BAD_FRAMING, BAD_HOST, BUSY, FAILED, TOO_LARGE, UNKNOWN_CODING};
-use crate::limits::is_short_of_memory;
+use crate::limits::{is_short_of_memory, put_last};
 use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
@@ -64,6 +64,7 @@ pub(super) struct Shared {
     metrics: Arc<Metrics>,
     readers: Readers,
     turned_away: TurnedAway,
+    are_connections_last: AtomicBool,
 }
 
 impl Shared {
@@ -89,6 +90,7 @@ impl Shared {
             metrics,
             readers: Readers::default(),
             turned_away: TurnedAway::default(),
+            are_connections_last: AtomicBool::new(false),
         })
     }
 
@@ -101,6 +103,24 @@ impl Shared {
         let shared = self.clone();
         let name = format!("{}-{part}", self.settings.name);
         self.supervisor.start(&name, move || work(&shared)).map(|_| ())
+    }
+
+    /// The name of tiny_http's threads.
+    pub(super) fn connections_name(&self) -> String {
+        format!("{}-client", self.settings.name)
+    }
+
+    /// Lets the threads that read requests run last: there is one for each connection, and few that take them over,
+    /// so where all want to run, requests would come faster than they can even be dropped (T7).
+    pub(super) fn put_connections_last(&self) {
+        let threads = put_last(&self.connections_name());
+        if !self.are_connections_last.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "clients of the {} listener ask faster than requests are taken: until it starts again, its connections' \
+                 threads ({threads} now) run behind all others",
+                self.settings.name
+            );
+        }
     }
 
     /// Does what requests ask for. A bug that one of them can reach must not be a way to end the program.
