@@ -146,7 +146,7 @@ mod tests {
             // A thread takes its name as it starts.
             its_step.wait();
             its_step.wait();
-            std::thread::spawn(move || of_this_thread()).join().expect("no panic")
+            std::thread::spawn(of_this_thread).join().expect("no panic")
         });
         step.wait();
         assert_eq!((put_last("put-last"), put_last("nobody")), (1, 0));
