@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
+use pixel::amqp::OutputName;
 use pixel::health::Part;
 use pixel::metrics::Role;
 use pixel::program::options::{
@@ -52,6 +53,7 @@ struct Settings {
     broker: BrokerSettings,
     shards: Vec<Shard>,
     masstransit: Option<String>,
+    takes_over: bool,
     output: OutputSettings,
     admin: AdminSettings,
     log: LogSettings,
@@ -63,6 +65,7 @@ impl Settings {
         Settings {
             shards: broker.read_choice(given),
             masstransit: BrokerSettings::read_masstransit(given),
+            takes_over: BrokerSettings::read_takeover(given),
             broker,
             output: OutputSettings::read(given),
             admin: AdminSettings::read(given, &STORAGE_ADMIN_LISTEN),
@@ -73,26 +76,28 @@ impl Settings {
 
 fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(given);
-    let Settings { broker, shards, masstransit, output, admin, log } = Settings::read(&mut given);
+    let Settings { broker, shards, masstransit, takes_over, output, admin, log } = Settings::read(&mut given);
     let effective = given.effective();
     given.refuse_bad()?;
 
     let mut process = Process::start(Role::Storage, &log)?;
     process.announce(&effective);
     process.health.ill(Part::Broker, "not connected yet");
-    let outputs = shards.iter().map(|shard| output.of_shard(*shard)).collect();
+    let outputs: Vec<_> = shards.iter().map(|shard| output.of_shard(*shard)).collect();
+    let names: Vec<_> = outputs.iter().map(|output| output.state_path()).collect();
     let writer = Writer::of_any(outputs, &process);
     let facts = Facts { broker: Some(broker.nodes()), queue: Some(broker.queue.clone()), ..Facts::default() };
     let status = Storage { health: process.health.clone(), files: writer.files() };
     listen_for_operators(admin, status, facts, &process)?;
     watch_queue(&broker, &process)?;
     process.part("recorder", move || {
-        writer.run_any(|at, recorder, stop| {
+        writer.run_any(|at, id, recorder, stop| {
             let queue = broker.queue_of(shards[at]);
             let connected = |node: &str| log::info!("consuming {queue} from {node}");
             // A fanout exchange would give each shard a copy.
             let exchange = masstransit.filter(|_| matches!(shards[at], None | Some(0)));
-            let mut broker = broker.consuming(shards[at]).also_from(exchange);
+            let output = OutputName { id, path: names[at].clone(), takes_over };
+            let mut broker = broker.consuming(shards[at]).also_from(exchange).held_by(output);
             recorder.run_over(&mut broker, connected, stop)
         })
     })?;

@@ -19,12 +19,16 @@ pub enum ConnectError {
     Unavailable(String),
     /// The broker says no, to the login or to the queue: an operator must act.
     Refused(String),
+    /// What is connected to belongs to another output: end.
+    TakenOver(String),
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConnectError::Unavailable(why) | ConnectError::Refused(why) => formatter.write_str(why),
+            ConnectError::Unavailable(why) | ConnectError::Refused(why) | ConnectError::TakenOver(why) => {
+                formatter.write_str(why)
+            }
         }
     }
 }

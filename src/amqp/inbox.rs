@@ -8,11 +8,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::confirms::{Confirms, Unconfirmed};
 use super::errors::reason;
+use super::hold::Hold;
 use super::intake::Intake;
 use super::masstransit;
 use super::properties::of_part;
 use super::session::{LOST_BEFORE, Session};
-use crate::record::{DeadLetter, Delivered, Inbox, InboxError};
+use super::tls::Tls;
+use super::url::AmqpUrl;
+use crate::record::{DeadLetter, Delivered, Inbox, InboxError, Withheld};
 use crate::visit::wire::{Origin, Unreadable};
 
 /// How many bytes a batch has, but for its last message.
@@ -46,6 +49,45 @@ impl Blocked {
     }
 }
 
+/// Whose the queue is, and how that is asked.
+pub(super) struct Ownership {
+    /// `None` where it is not noted.
+    pub hold: Option<Hold>,
+    pub queue: String,
+    /// Where it is asked once the connection is lost.
+    pub urls: Vec<AmqpUrl>,
+    pub tls: Option<Tls>,
+}
+
+impl Ownership {
+    fn noted(&self) -> Option<&Hold> {
+        self.hold.as_ref().filter(|hold| hold.is_kept())
+    }
+
+    /// Asks on the connection that a batch came by: whoever has that still has the batch.
+    fn ask(&self, session: &Session) -> Result<(), Withheld> {
+        let answer = session.ask(|channel| match self.noted() {
+            Some(hold) => hold.check(channel),
+            None => channel.queue_declare_passive(self.queue.as_str()).map(|_| Ok(())),
+        });
+        answer.map_err(|why| Withheld::Unknown(InboxError(why)))?.map_err(Withheld::TakenOver)
+    }
+
+    /// Asks on a connection of its own, for a batch whose connection is lost.
+    fn ask_anew(&self) -> Result<(), Withheld> {
+        let Some(hold) = self.noted() else { return Ok(()) };
+        let mut failure = InboxError(LOST_BEFORE.into());
+        for url in &self.urls {
+            let hold = hold.clone();
+            match Session::open(url, self.tls.as_ref(), move |_, channel| hold.check(channel)) {
+                Ok((_, answer)) => return answer.map_err(Withheld::TakenOver),
+                Err(error) => failure = InboxError(error.to_string()),
+            }
+        }
+        Err(Withheld::Unknown(failure))
+    }
+}
+
 /// A connection that consumes.
 pub(super) struct AmqpInbox {
     // `None` once it is lost.
@@ -55,6 +97,7 @@ pub(super) struct AmqpInbox {
     // The exchange of the dead letters.
     dead_letters: String,
     blocked: Blocked,
+    ownership: Ownership,
     // The last batch, without its bodies, and how long those are.
     batch: Vec<Delivery>,
     bytes: Vec<usize>,
@@ -84,10 +127,11 @@ impl AmqpInbox {
         confirms: Confirms,
         dead_letters: String,
         blocked: Blocked,
+        ownership: Ownership,
         address: String,
     ) -> Self {
         let (session, batch, bytes) = (Some(session), Vec::new(), Vec::new());
-        AmqpInbox { session, intake, confirms, dead_letters, blocked, batch, bytes, address }
+        AmqpInbox { session, intake, confirms, dead_letters, blocked, ownership, batch, bytes, address }
     }
 
     fn lost(&mut self) -> InboxError {
@@ -166,6 +210,28 @@ impl Inbox for AmqpInbox {
             self.batch.push(delivery);
         }
         Ok(batch)
+    }
+
+    fn check(&mut self) -> Result<(), Withheld> {
+        match self.session.as_ref() {
+            None => self.ownership.ask_anew(),
+            Some(session) => self.ownership.ask(session).map_err(|withheld| match withheld {
+                Withheld::Unknown(InboxError(why)) => {
+                    // Amiquip knows the cause once it is closed.
+                    let cause = self.session.take().map_or(why, Session::close);
+                    Withheld::Unknown(InboxError(self.intake.reason_to_leave().unwrap_or(cause)))
+                }
+                taken => taken,
+            }),
+        }
+    }
+
+    fn leave(&mut self) {
+        if let (Some(hold), Some(session)) = (self.ownership.noted(), &self.session)
+            && let Err(why) = session.ask(|channel| hold.leave(channel))
+        {
+            log::debug!("it stays noted that this output has the queue: {why}");
+        }
     }
 
     fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError> {

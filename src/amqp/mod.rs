@@ -6,6 +6,7 @@
 mod confirms;
 mod dead_letters;
 mod errors;
+mod hold;
 mod inbox;
 mod intake;
 mod masstransit;
@@ -18,7 +19,9 @@ mod url;
 mod watch;
 
 pub use self::dead_letters::DeadLetters;
-use self::inbox::{AmqpInbox, Blocked};
+use self::hold::Hold;
+pub use self::hold::OutputName;
+use self::inbox::{AmqpInbox, Blocked, Ownership};
 use self::intake::{Intake, Pace};
 use self::publisher::AmqpPublisher;
 pub use self::tls::Tls;
@@ -46,6 +49,8 @@ pub struct Broker {
     declares: bool,
     // The exchange of another system whose messages are to come to the queue as well.
     also_from: Option<String>,
+    // Whose the queue is to be.
+    hold: Option<Hold>,
     next: usize,
     pace: Pace,
     blocked: Blocked,
@@ -56,7 +61,18 @@ impl Broker {
     pub fn new(urls: Vec<AmqpUrl>, tls: Option<Tls>, queue: String) -> Self {
         let declared = vec![queue.clone()];
         let (pace, blocked) = (Pace::default(), Blocked::default());
-        Broker { urls, tls, queue, declared, declares: true, also_from: None, next: 0, pace, blocked }
+        Broker {
+            urls,
+            tls,
+            queue,
+            declared,
+            declares: true,
+            also_from: None,
+            hold: None,
+            next: 0,
+            pace,
+            blocked,
+        }
     }
 
     /// The same, which takes exchanges and queues as they are where it does not declare them.
@@ -67,6 +83,12 @@ impl Broker {
     /// The same, whose queue is bound to this fanout exchange, too: MassTransit's of a message.
     pub fn also_from(self, exchange: Option<String>) -> Self {
         Broker { also_from: exchange, ..self }
+    }
+
+    /// The same, whose queue is to be this output's alone, as far as exchanges are declared.
+    pub fn held_by(self, output: OutputName) -> Self {
+        let hold = self.declares.then(|| Hold::new(&self.queue, output));
+        Broker { hold, ..self }
     }
 
     /// The same, to publish to these shards of its queue.
@@ -131,13 +153,34 @@ impl Connect<dyn Publisher> for Broker {
 impl Connect<dyn Inbox> for Broker {
     fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError> {
         let prefetch = self.pace.prefetch();
-        let (session, (deliveries, confirms), address) =
-            self.connect_any(move |_, channel, queue| AmqpInbox::prepare(channel, queue, prefetch))?;
+        let hold = self.hold.clone();
+        let (session, prepared, address) = self.connect_any(move |connection, channel, queue| match hold
+            .as_ref()
+            .map_or(Ok(Ok(())), |hold| hold.make(connection))?
+        {
+            Ok(()) => AmqpInbox::prepare(channel, queue, prefetch).map(Ok),
+            Err(why) => Ok(Err(why)),
+        })?;
+        let (deliveries, confirms) = prepared.map_err(ConnectError::TakenOver)?;
         let intake = session
             .socket()
             .and_then(|socket| Intake::start(deliveries, prefetch, self.pace.clone(), socket))
             .map_err(|error| ConnectError::Unavailable(error.to_string()))?;
+        let ownership = Ownership {
+            hold: self.hold.clone(),
+            queue: self.queue.clone(),
+            urls: self.urls.clone(),
+            tls: self.tls.clone(),
+        };
         let dead = dead_letters(&self.queue);
-        Ok(Box::new(AmqpInbox::new(session, intake, confirms, dead, self.blocked.clone(), address)))
+        Ok(Box::new(AmqpInbox::new(
+            session,
+            intake,
+            confirms,
+            dead,
+            self.blocked.clone(),
+            ownership,
+            address,
+        )))
     }
 }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use amiquip::{Channel, Connection, ConnectionTuning, Error};
+use crossbeam_channel::RecvTimeoutError;
 
 use super::errors::{is_refusal, reason};
 use super::tls::Tls;
@@ -19,6 +20,8 @@ use crate::connect::ConnectError;
 
 /// How long the broker may take from the TCP connection to the last answer before the first message.
 const SETUP_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long the broker may take to say goodbye.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// amiquip takes this much more into memory before `basic_publish` blocks, in bytes.
@@ -77,6 +80,24 @@ impl Session {
     pub(super) fn channel(&self) -> &Channel {
         let (channel, _) = self.open.as_ref().expect("nobody has a session that is being closed");
         channel
+    }
+
+    /// Asks the broker something, and cuts the connection where it does not answer.
+    pub(super) fn ask<T>(&self, question: impl FnOnce(&Channel) -> amiquip::Result<T>) -> Result<T, String> {
+        let (answered, waits) = crossbeam_channel::bounded::<()>(0);
+        let socket = &self.socket;
+        thread::scope(|scope| {
+            let guard = thread::Builder::new().name("patience".into());
+            let guard = guard.spawn_scoped(scope, move || {
+                if waits.recv_timeout(ANSWER_MAX) == Err(RecvTimeoutError::Timeout) {
+                    cut(socket);
+                }
+            });
+            guard.map_err(|error| error.to_string())?;
+            let answer = question(self.channel());
+            drop(answered);
+            answer.map_err(|error| reason(&error))
+        })
     }
 
     /// Its socket, to be cut by somebody else.

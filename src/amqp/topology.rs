@@ -15,8 +15,10 @@ const DELIVERY_LIMIT: i64 = 1000;
 /// Past its limit the queue of dead letters, which has none of its own, would drop them, and each look at them is
 /// a delivery. RabbitMQ 4 would do so after 20. -1 is no limit there, and to RabbitMQ 3 it is none at all.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// AMQP 0-9-1: the queue is there with other arguments.
-const PRECONDITION_FAILED: u16 = 406;
+/// AMQP 0-9-1: the queue or exchange is there with other arguments.
+pub(super) const PRECONDITION_FAILED: u16 = 406;
+/// AMQP 0-9-1: the user is not permitted to do that.
+pub(super) const ACCESS_REFUSED: u16 = 403;
 /// The longest queue name: with `.dead` behind it, it must fit AMQP's short string of 255 bytes.
 pub(crate) const QUEUE_NAME_MAX_BYTES: usize = 250;
 

@@ -470,6 +470,10 @@ impl VisitLog for OutputFile {
         Ok(compared)
     }
 
+    fn has_begun(&self) -> bool {
+        self.batch.is_some()
+    }
+
     fn claims_formats(&self) -> Vec<LineFormat> {
         self.claims.as_ref().map(Claims::formats).unwrap_or_default()
     }

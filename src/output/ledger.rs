@@ -19,6 +19,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::disk::folder::{Folder, Identity, RealFolder};
 use crate::disk::journal::{Journal, find_record, read_record};
 use crate::disk::{DiskFile, folder_of, open_regular, sibling};
@@ -87,6 +89,21 @@ impl LedgerFile {
             Ok(ledger)
         };
         open().map_err(|error| LedgerError { path, error })
+    }
+
+    /// The output's id. It goes with the ledger, wherever that goes; one that has none gets one, durably.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn id(&mut self) -> Result<Uuid, LedgerError> {
+        match self.written.id() {
+            Some(id) => Ok(id),
+            None => {
+                let id = Uuid::new_v4();
+                self.commit(&Entry { id: Some(id), ..Entry::default() })?;
+                Ok(id)
+            }
+        }
     }
 
     /// Replaces the journal by one that holds the state as one entry.

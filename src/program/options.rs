@@ -112,8 +112,7 @@ impl BrokerSettings {
             Ok(name.to_string())
         };
         let queue = given.read(&QUEUE, queue);
-        let is_true = |text: &str| text.parse().map_err(|_| "expected true or false");
-        let declares = !given.read::<bool, _>(&NO_DECLARE, is_true);
+        let declares = !given.read(&NO_DECLARE, is_true);
         let urls = given.read(&AMQP_URL, AmqpUrl::list);
         let tls = tls(given, urls.iter().any(AmqpUrl::is_tls));
         BrokerSettings { urls, tls, queue, shards, declares }
@@ -122,6 +121,11 @@ impl BrokerSettings {
     /// Its shards: `None` alone where there is one queue for all.
     pub fn all_shards(&self) -> Vec<Shard> {
         if self.shards == 1 { vec![None] } else { (0..self.shards).map(Some).collect() }
+    }
+
+    /// Reads whether [`SHARD_CHOICE`] lets an output take the queue from another.
+    pub fn read_takeover(given: &mut Given<'_>) -> bool {
+        given.read(&TAKEOVER, is_true)
     }
 
     /// Reads the exchange of [`SHARD_CHOICE`] that MassTransit publishes to; `None` where there is none.
@@ -242,6 +246,12 @@ impl OutputSettings {
         }
     }
 
+    /// Its path in the folder of its state, absolute: what its ledger's and its lock's are made of.
+    pub fn state_path(&self) -> PathBuf {
+        let path = self.ledger.with_extension("");
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
     /// The output of a shard: `visits.2.log` where this one is `visits.log`.
     pub fn of_shard(&self, shard: Shard) -> OutputSettings {
         let Some(shard) = shard else { return self.clone() };
@@ -345,6 +355,14 @@ fn pixel_path(text: &str) -> Result<String, &'static str> {
         );
     }
     Ok(text.to_string())
+}
+
+fn is_true(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("expected true or false"),
+    }
 }
 
 fn number(min: u64, max: u64) -> impl Fn(&str) -> Result<u64, String> {

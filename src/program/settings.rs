@@ -70,6 +70,8 @@ settings! {
         "Take exchanges and queues as they are: for a broker whose topology belongs to somebody else";
     MASSTRANSIT_EXCHANGE: "masstransit-exchange" "PIXEL_MASSTRANSIT_EXCHANGE" "" public "EXCHANGE"
         "Record what MassTransit publishes to this exchange of its RecordVisitCommand, too";
+    TAKEOVER: "takeover" "PIXEL_TAKEOVER" "false" public "true|false"
+        "Take the queue from the output of another machine, which ends then, or is gone for good; for one start";
     OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
         "The file that visits are appended to";
     STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
@@ -98,7 +100,7 @@ pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 pub static BROKER: &[&Setting] =
     &[&AMQP_URL, &AMQP_CA_FILE, &AMQP_CERT_FILE, &AMQP_KEY_FILE, &QUEUE, &SHARDS, &NO_DECLARE];
 /// Of who takes visits from the broker.
-pub static SHARD_CHOICE: &[&Setting] = &[&SHARD, &MASSTRANSIT_EXCHANGE];
+pub static SHARD_CHOICE: &[&Setting] = &[&SHARD, &MASSTRANSIT_EXCHANGE, &TAKEOVER];
 /// Of the output.
 pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT];
 /// Of the admin listener of the programs that take visits.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::sync::{Arc, OnceLock};
 
+use uuid::Uuid;
+
 use super::options::OutputSettings;
 use super::process::Process;
 use super::status::OutputFiles;
@@ -14,6 +16,9 @@ use crate::metrics::{Metrics, Role};
 use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
 use crate::record::{RecordError, Recorder};
 use crate::stop::Stop;
+
+/// An output's place, lock, ledger and id.
+type Opened = (usize, OutputLock, LedgerFile, Uuid);
 
 /// Writes one output, once it is this process's turn.
 pub struct Writer {
@@ -59,18 +64,18 @@ impl Writer {
         &self,
         record: impl FnOnce(&mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
     ) -> Result<(), String> {
-        self.run_any(|_, recorder, stop| record(recorder, stop))
+        self.run_any(|_, _, recorder, stop| record(recorder, stop))
     }
 
-    /// The same, and tells `record` the output's place among those that were given.
+    /// The same, and tells `record` the output's place among those that were given, and its id.
     ///
     /// # Errors
     /// As for [`Writer::run`].
     pub fn run_any(
         &self,
-        record: impl FnOnce(usize, &mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
+        record: impl FnOnce(usize, Uuid, &mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
     ) -> Result<(), String> {
-        let Some((at, lock, mut ledger)) = self.open() else { return Ok(()) };
+        let Some((at, lock, mut ledger, id)) = self.open() else { return Ok(()) };
         // It is the one for as long as the process lives.
         self.active.get_or_init(|| at);
         if self.metrics.role == Role::Storage {
@@ -90,11 +95,11 @@ impl Writer {
             metrics: &self.metrics,
             health: &self.health,
         };
-        record(at, &mut recorder, &self.stop).map_err(|error| error.to_string())
+        record(at, id, &mut recorder, &self.stop).map_err(|error| error.to_string())
     }
 
     /// Opens lock and ledger, again and again where that fails; `None` when the word to stop came first.
-    fn open(&self) -> Option<(usize, OutputLock, LedgerFile)> {
+    fn open(&self) -> Option<Opened> {
         let mut backoff = Backoff::default();
         while !self.stop.is_set() {
             match self.try_to_open() {
@@ -111,7 +116,7 @@ impl Writer {
         None
     }
 
-    fn try_to_open(&self) -> Result<Option<(usize, OutputLock, LedgerFile)>, String> {
+    fn try_to_open(&self) -> Result<Option<Opened>, String> {
         for output in &self.outputs {
             let folder = folder_of(&output.path);
             // One that somebody names has its folder, or waits for it: a disk may not be mounted yet.
@@ -145,7 +150,8 @@ impl Writer {
         let lock = OutputLock::acquire(&all, &self.stop, waiting);
         self.health.stand_by(false);
         let Some((at, lock)) = lock? else { return Ok(None) };
-        let ledger = open_ledger(&self.outputs[at].ledger).map_err(|error| error.to_string())?;
-        Ok(Some((at, lock, ledger)))
+        let mut ledger = open_ledger(&self.outputs[at].ledger).map_err(|error| error.to_string())?;
+        let id = ledger.id().map_err(|error| error.to_string())?;
+        Ok(Some((at, lock, ledger, id)))
     }
 }

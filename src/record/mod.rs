@@ -27,12 +27,12 @@ pub use self::forecast::Forecast;
 use self::plan::Plan;
 pub use self::ports::{
     Appended, DeadLetter, Delivered, Inbox, InboxError, Ledger, LedgerError, Lines, Placed, VisitLog,
-    VisitLogError,
+    VisitLogError, Withheld,
 };
 pub use self::sequences::Sequences;
 pub use self::spool_inbox::SpoolInboxes;
 pub use self::state::{Entry, FileChange, Mark, MarkByInode, OpenClaims, Spooled, Written};
-use crate::connect::{Backoff, Connect, Reconnect, Setback};
+use crate::connect::{Backoff, Connect, ConnectError, Reconnect, Setback};
 use crate::health::{Health, Part, in_words};
 use crate::metrics::{Metrics, RECENT_MAX};
 use crate::stop::Stop;
@@ -72,6 +72,8 @@ impl From<InboxError> for RecordError {
 enum StepError {
     Failed(String),
     LockLost(String),
+    // The batch is given up: it comes again.
+    Inbox(InboxError),
 }
 
 impl From<VisitLogError> for StepError {
@@ -131,7 +133,11 @@ impl Recorder<'_> {
             if let Some(oldest) = plan.times.iter().min() {
                 self.metrics.oldest_delivered.set(unix_seconds(*oldest));
             }
-            if !self.persist(stop, |recorder| recorder.write(&plan))? {
+            let written = self.persist(stop, |recorder| {
+                recorder.may_write(inbox)?;
+                recorder.write(&plan)
+            });
+            if !written? {
                 return Ok(());
             }
             self.count(&plan);
@@ -149,7 +155,20 @@ impl Recorder<'_> {
             self.count_dead(&plan);
             backoff.reset();
         }
+        inbox.leave();
         Ok(())
+    }
+
+    /// Whether the batch that `inbox` delivered last is this process's still. A batch of which nothing stands anywhere
+    /// is given up where that cannot be told, and comes again; one that was begun waits until it can.
+    fn may_write(&self, inbox: &mut dyn Inbox) -> Result<(), StepError> {
+        inbox.check().map_err(|withheld| match withheld {
+            Withheld::TakenOver(why) => StepError::LockLost(why),
+            Withheld::Unknown(InboxError(why)) if self.visit_log.has_begun() => {
+                StepError::Failed(format!("cannot go on with a batch before it is known whose it is: {why}"))
+            }
+            Withheld::Unknown(lost) => StepError::Inbox(lost),
+        })
     }
 
     /// Records what comes over any number of connections until the word to stop is given. Whatever goes
@@ -168,7 +187,11 @@ impl Recorder<'_> {
         reconnect.run(|backoff| {
             self.metrics.oldest_delivered.clear();
             self.prepare(stop).map_err(Setback::Fatal)?;
-            let mut inbox = connector.connect()?;
+            let mut inbox = match connector.connect() {
+                // Another connection would not help.
+                Err(ConnectError::TakenOver(why)) => return Err(Setback::Fatal(RecordError::LockLost(why))),
+                connected => connected?,
+            };
             let established = reconnect.established();
             connected(&format!("{}{}", inbox.address(), established.after(None)));
             self.session(&mut *inbox, stop, backoff).map_err(|error| match error {
@@ -225,6 +248,7 @@ impl Recorder<'_> {
                 Ok(false)
             }
             Err(StepError::LockLost(problem)) => Err(RecordError::LockLost(problem)),
+            Err(StepError::Inbox(lost)) => Err(RecordError::Inbox(lost)),
         }
     }
 

@@ -57,6 +57,16 @@ pub trait Inbox {
     /// [`InboxError`] when the way to the messages is lost; all that was not acknowledged will come
     /// again on the next one.
     fn receive(&mut self, wait: Duration) -> Result<Vec<Delivered>, InboxError>;
+    /// Whether what was received last may be written by this process: asked right before, as between a delivery and its
+    /// writing any time may pass, and whoever was cut off may have a successor by then.
+    ///
+    /// # Errors
+    /// [`Withheld`], and why.
+    fn check(&mut self) -> Result<(), Withheld> {
+        Ok(())
+    }
+    /// Notes that nothing is held any more, and that this process takes no further messages.
+    fn leave(&mut self) {}
     /// Sets `dead` aside, durably, and then lets go of every message of the last batch for good.
     /// `dead` is in the order of its places in that batch.
     ///
@@ -71,6 +81,15 @@ pub trait Inbox {
 /// The way to the messages is lost, and why.
 #[derive(Debug)]
 pub struct InboxError(pub String);
+
+/// Why what was received may not be written.
+#[derive(Debug)]
+pub enum Withheld {
+    /// It cannot be told now whose it is: what was not begun comes again on another way, to whom it is for.
+    Unknown(InboxError),
+    /// Another output has taken the queue over: end.
+    TakenOver(String),
+}
 
 /// The visits of a batch as lines of one format.
 #[derive(Debug, Clone)]
@@ -167,6 +186,8 @@ pub trait VisitLog {
     /// # Errors
     /// As for `refresh`, and [`VisitLogError::Failed`] while somebody else does not leave.
     fn begin(&mut self, written: &Written) -> Result<Option<Entry>, VisitLogError>;
+    /// Whether a batch was begun and is not settled: some of it may stand there.
+    fn has_begun(&self) -> bool;
     /// The formats of the lines that wait to be claimed, each once; none where there are no such lines.
     fn claims_formats(&self) -> Vec<LineFormat>;
     /// Appends the lines of a batch, but those that a crash left behind already, and makes them durable. `as_claimed`

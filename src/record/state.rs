@@ -88,6 +88,9 @@ pub struct Spooled {
 /// What a batch added; also, applied to nothing, a whole state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
+    /// The output's id, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
     /// The mark of a ledger of format 1, until there is one of this format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<MarkByInode>,
@@ -194,6 +197,7 @@ fn is_zero(number: &u64) -> bool {
 /// All that has been written.
 #[derive(Debug, Clone, Default)]
 pub struct Written {
+    id: Option<Uuid>,
     mark: Option<Mark>,
     mark_by_inode: Option<MarkByInode>,
     files: BTreeMap<u64, FileRecord>,
@@ -213,6 +217,7 @@ impl Written {
         if let Some(mark) = &entry.mark {
             (self.mark, self.mark_by_inode) = (Some(mark.clone()), None);
         }
+        self.id = entry.id.or(self.id);
         self.mark_by_inode = entry.output.or(self.mark_by_inode);
         self.began_late |= entry.began_late;
         entry.files.iter().for_each(|change| self.apply_to_file(change, entry));
@@ -267,6 +272,7 @@ impl Written {
             stretches: record.stretches.clone(),
         };
         Entry {
+            id: self.id,
             output: self.mark_by_inode,
             mark: self.mark.clone(),
             files: self.files.values().map(change).collect(),
@@ -279,6 +285,11 @@ impl Written {
             foreign: self.foreign,
             foreign_duplicates: self.foreign_duplicates,
         }
+    }
+
+    /// What the output is known by where it stands beside others, once it has been.
+    pub fn id(&self) -> Option<Uuid> {
+        self.id
     }
 
     /// Where the output ended after the last batch that wrote anything.

@@ -22,6 +22,7 @@
 //! - `observe`: what operators see: metrics, the status page, the log, the alerts.
 //! - `shards`: several queues with an output each.
 //! - `stranded`: slots whose collector is gone.
+//! - `two_machines`: storages without a common file system, and the network between them and the broker.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
@@ -54,6 +55,7 @@ mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod two_machines;
 mod web_servers;
 
 use support::Outcome;

@@ -174,7 +174,7 @@ fn user(broker: &Broker, name: &str, permissions: [&str; 3]) -> Outcome<String> 
 fn the_permissions_of_messages_md_are_enough() -> Outcome {
     let broker = Broker::shared()?;
     broker.nodes[0].control(&["add_vhost", "restricted"])?;
-    let own = r"^pixel\.visits(\.dead)?$";
+    let own = r"^pixel\.visits(\.dead|\.held.*)?$";
     let rows = [
         ("declaring", [own, own, own]),
         ("publishing", ["^$", r"^pixel\.visits$", "^$"]),

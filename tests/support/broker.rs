@@ -13,12 +13,17 @@ use amiquip::{AmqpProperties, Connection, Get, Publish};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Outcome;
+use super::host::Host;
 use super::port::free_port;
 use super::wait::wait_until;
 
 /// The address of the broker that listens at `port`.
 pub fn url_at(port: u16) -> String {
-    format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
+    url_of("127.0.0.1", port)
+}
+
+fn url_of(address: &str, port: u16) -> String {
+    format!("amqp://guest:guest@{address}:{port}/%2f")
 }
 
 /// An address at which there is no broker: nobody listens on port 1.
@@ -39,6 +44,9 @@ pub struct Node {
     epmd_port: u16,
     // Lines of its rabbitmq.conf.
     settings: &'static str,
+    // The address that it listens at, and what starts a program there.
+    address: String,
+    on: Vec<String>,
     process: Option<Child>,
 }
 
@@ -50,15 +58,20 @@ impl Broker {
 
     /// Starts one node with these lines in its rabbitmq.conf.
     pub fn with(settings: &'static str) -> Outcome<Broker> {
-        Self::of(1, settings)
+        Self::of(1, settings, None)
     }
 
     /// Starts `size` nodes and joins them.
     pub fn cluster(size: usize) -> Outcome<Broker> {
-        Self::of(size, "")
+        Self::of(size, "", None)
     }
 
-    fn of(size: usize, settings: &'static str) -> Outcome<Broker> {
+    /// Starts one node on a host of its own.
+    pub fn on(host: &Host) -> Outcome<Broker> {
+        Self::of(1, "", Some(host))
+    }
+
+    fn of(size: usize, settings: &'static str, host: Option<&Host>) -> Outcome<Broker> {
         let folder = tempfile::tempdir()?;
         let epmd_port = free_port();
         fs::write(folder.path().join(".erlang.cookie"), format!("PIXEL{epmd_port}"))?;
@@ -75,6 +88,8 @@ impl Broker {
                 dist_port: free_port(),
                 epmd_port,
                 settings,
+                address: host.map_or_else(|| "127.0.0.1".into(), |host| host.address.clone()),
+                on: host.map(Host::command).unwrap_or_default(),
                 process: None,
             };
             node.start()?;
@@ -98,7 +113,7 @@ impl Broker {
 
     /// The nodes' addresses.
     pub fn url(&self) -> String {
-        self.nodes.iter().map(|node| url_at(node.port)).collect::<Vec<_>>().join(",")
+        self.nodes.iter().map(Node::url).collect::<Vec<_>>().join(",")
     }
 
     /// Waits until every node would know `queue` again after `kill -9`.
@@ -121,8 +136,8 @@ impl Broker {
 
     /// A connection of another client.
     pub fn connect(&self) -> Outcome<Connection> {
-        let port = self.nodes[0].port;
-        Ok(Connection::insecure_open(&format!("amqp://127.0.0.1:{port}/%2f?connection_timeout=10000"))?)
+        let url = format!("{}?connection_timeout=10000", self.nodes[0].url());
+        Ok(Connection::insecure_open(&url)?)
     }
 
     /// Publishes as another client does, with `properties`.
@@ -164,6 +179,19 @@ impl Broker {
 }
 
 impl Node {
+    /// Its address.
+    pub fn url(&self) -> String {
+        url_of(&self.address, self.port)
+    }
+
+    /// What starts a program where it is.
+    fn command(&self, program: &[String]) -> Command {
+        let mut words = self.on.iter().chain(program);
+        let mut command = Command::new(words.next().expect("a program has a name"));
+        command.args(words);
+        command
+    }
+
     /// Starts the node, or starts it again, and waits until it talks AMQP.
     pub fn start(&mut self) -> Outcome {
         let none = self.folder.join("none");
@@ -172,14 +200,14 @@ impl Node {
         // What RabbitMQ 3 has by default; RabbitMQ 4 has 16 MiB.
         let has_own = self.settings.contains("max_message_size");
         let longest = if has_own { "" } else { "max_message_size = 134217728\n" };
-        let (port, more) = (self.port, self.settings);
-        let settings = format!("listeners.tcp.1 = 127.0.0.1:{port}\nloopback_users = none\n{longest}{more}");
+        let (address, port, more) = (&self.address, self.port, self.settings);
+        let settings = format!("listeners.tcp.1 = {address}:{port}\nloopback_users = none\n{longest}{more}");
         fs::write(&config, settings)?;
         // The shell ends the group when this process has ended, however it did.
         let script = r#""$@" & read -r _; kill -KILL -- -$$"#;
         let log = fs::File::create(self.folder.join(format!("{}.out", self.port)))?;
-        let mut command = Command::new("bash");
-        command.args(["-c", script, "node"]).args(program("rabbitmq-server")?).process_group(0);
+        let mut command = self.command(&["bash", "-c", script, "node"].map(str::to_string));
+        command.args(program("rabbitmq-server")?).process_group(0);
         self.environment(&mut command);
         command
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
@@ -191,8 +219,8 @@ impl Node {
         fs::write(&none, "[].\n")?;
         let process = command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.process = Some(process);
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-        let url = format!("amqp://127.0.0.1:{}/%2f?connection_timeout=3000", self.port);
+        let address = SocketAddr::new(self.address.parse()?, self.port);
+        let url = format!("{}?connection_timeout=3000", self.url());
         wait_until(&format!("RabbitMQ at {address}"), || {
             TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
                 && Connection::insecure_open(&url).is_ok()
@@ -221,9 +249,8 @@ impl Node {
 
     /// Runs a command of rabbitmqctl.
     pub fn control(&self, arguments: &[&str]) -> Outcome<Output> {
-        let program = program("rabbitmqctl")?;
-        let mut command = Command::new(&program[0]);
-        command.args(&program[1..]).args(["--node", &self.name]).args(arguments).stdin(Stdio::null());
+        let mut command = self.command(&program("rabbitmqctl")?);
+        command.args(["--node", &self.name]).args(arguments).stdin(Stdio::null());
         self.environment(&mut command);
         let output = command.output()?;
         if output.status.success() {
@@ -255,9 +282,10 @@ impl Drop for Broker {
             // It may have ended already.
             let _ = node.kill();
         }
-        let epmd_port = self.nodes.first().map_or(0, |node| node.epmd_port);
-        let mut stop = Command::new("epmd");
-        let _ = stop.args(["-port", &epmd_port.to_string(), "-kill"]).stdout(Stdio::null()).status();
+        if let Some(node) = self.nodes.first() {
+            let mut stop = node.command(&["epmd".into()]);
+            let _ = stop.args(["-port", &node.epmd_port.to_string(), "-kill"]).stdout(Stdio::null()).status();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::Outcome;
+use super::host::Host;
 use super::output::Output;
 use super::program::{CONSUMING, LISTENING, Program};
 
@@ -18,6 +19,8 @@ pub struct Launch {
     folder: Arc<tempfile::TempDir>,
     environment: BTreeMap<String, String>,
     before: String,
+    // What starts it on another host.
+    on: Vec<String>,
 }
 
 impl Launch {
@@ -29,6 +32,7 @@ impl Launch {
             folder: Arc::new(tempfile::tempdir()?),
             environment: BTreeMap::new(),
             before: String::new(),
+            on: Vec::new(),
         };
         let (spool, output) = (launch.folder().join("spool"), launch.folder().join("visits.log"));
         let launch = launch.with("admin-listen", "127.0.0.1:0");
@@ -77,13 +81,23 @@ impl Launch {
         self
     }
 
+    /// Starts it on a host of its own, whose name it sees.
+    pub fn on(mut self, host: &Host) -> Self {
+        self.on = host.named_command();
+        self
+    }
+
     fn command(&self) -> Command {
         let path = match self.program {
             "pixel" => env!("CARGO_BIN_EXE_pixel"),
             "pixel-http" => env!("CARGO_BIN_EXE_pixel-http"),
             _ => env!("CARGO_BIN_EXE_pixel-storage"),
         };
-        let mut command = if self.before.is_empty() {
+        let mut command = if let Some(program) = self.on.first() {
+            let mut command = Command::new(program);
+            command.args(&self.on[1..]).arg(path);
+            command
+        } else if self.before.is_empty() {
             Command::new(path)
         } else {
             let mut shell = Command::new("bash");

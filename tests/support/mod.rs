@@ -8,6 +8,7 @@ pub mod client;
 pub mod edge;
 pub mod faulty_disk;
 pub mod fixtures;
+pub mod host;
 pub mod launch;
 pub mod load;
 pub mod memory;
