@@ -146,10 +146,16 @@ impl Hold {
     /// Proves that it stands, on a channel that is of no use any more where it does not.
     pub(super) fn check(&self, channel: &Channel) -> amiquip::Result<Result<(), String>> {
         match self.declare(channel, Some(self.value(false))) {
-            Err(Error::ServerClosedChannel { code: PRECONDITION_FAILED, .. }) => Ok(Err(format!(
-                "the queue {} was taken over by another output; what was delivered to this one and is not written goes to it",
-                self.queue
-            ))),
+            // The same code ends a channel whose deliveries were held for too long.
+            Err(Error::ServerClosedChannel { code: PRECONDITION_FAILED, message, .. })
+                if message.contains(ARGUMENT) =>
+            {
+                Ok(Err(format!(
+                    "the queue {} was taken over by another output; what was delivered to this one and is not \
+                     written goes to it",
+                    self.queue
+                )))
+            }
             other => other.map(Ok),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use amiquip::{Channel, ConsumerMessage, ConsumerOptions, Delivery};
+use amiquip::{Channel, ConsumerMessage, ConsumerOptions, Delivery, Error};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::confirms::{Confirms, Unconfirmed};
@@ -64,13 +64,13 @@ impl Ownership {
         self.hold.as_ref().filter(|hold| hold.is_kept())
     }
 
-    /// Asks on the connection that a batch came by: whoever has that still has the batch.
-    fn ask(&self, session: &Session) -> Result<(), Withheld> {
-        let answer = session.ask(|channel| match self.noted() {
+    /// Asks on the connection that a batch came by: whoever has that still has the batch. The inner error says that
+    /// another output has the queue.
+    fn ask(&self, session: &Session) -> amiquip::Result<Result<(), String>> {
+        session.ask(|channel| match self.noted() {
             Some(hold) => hold.check(channel),
             None => channel.queue_declare_passive(self.queue.as_str()).map(|_| Ok(())),
-        });
-        answer.map_err(|why| Withheld::Unknown(InboxError(why)))?.map_err(Withheld::TakenOver)
+        })
     }
 
     /// Asks on a connection of its own, for a batch whose connection is lost.
@@ -213,24 +213,26 @@ impl Inbox for AmqpInbox {
     }
 
     fn check(&mut self) -> Result<(), Withheld> {
-        match self.session.as_ref() {
-            None => self.ownership.ask_anew(),
-            Some(session) => self.ownership.ask(session).map_err(|withheld| match withheld {
-                Withheld::Unknown(InboxError(why)) => {
-                    // Amiquip knows the cause once it is closed.
-                    let cause = self.session.take().map_or(why, Session::close);
-                    Withheld::Unknown(InboxError(self.intake.reason_to_leave().unwrap_or(cause)))
-                }
-                taken => taken,
-            }),
-        }
+        let Some(session) = &self.session else { return self.ownership.ask_anew() };
+        let error = match self.ownership.ask(session) {
+            Ok(answer) => return answer.map_err(Withheld::TakenOver),
+            Err(error) => error,
+        };
+        let session = self.session.take();
+        let why = match (self.intake.reason_to_leave(), &error) {
+            (Some(why), _) => why,
+            (None, Error::ServerClosedChannel { .. }) => reason(&error),
+            // amiquip says what ended a connection once it is closed.
+            _ => session.map_or_else(|| reason(&error), Session::close),
+        };
+        Err(Withheld::Unknown(InboxError(why)))
     }
 
     fn leave(&mut self) {
         if let (Some(hold), Some(session)) = (self.ownership.noted(), &self.session)
-            && let Err(why) = session.ask(|channel| hold.leave(channel))
+            && let Err(error) = session.ask(|channel| hold.leave(channel))
         {
-            log::debug!("it stays noted that this output has the queue: {why}");
+            log::debug!("it stays noted that this output has the queue: {}", reason(&error));
         }
     }
 

@@ -83,7 +83,7 @@ impl Session {
     }
 
     /// Asks the broker something, and cuts the connection where it does not answer.
-    pub(super) fn ask<T>(&self, question: impl FnOnce(&Channel) -> amiquip::Result<T>) -> Result<T, String> {
+    pub(super) fn ask<T>(&self, question: impl FnOnce(&Channel) -> amiquip::Result<T>) -> amiquip::Result<T> {
         let (answered, waits) = crossbeam_channel::bounded::<()>(0);
         let socket = &self.socket;
         thread::scope(|scope| {
@@ -93,10 +93,10 @@ impl Session {
                     cut(socket);
                 }
             });
-            guard.map_err(|error| error.to_string())?;
+            guard.map_err(|source| Error::IoErrorReadingSocket { source })?;
             let answer = question(self.channel());
             drop(answered);
-            answer.map_err(|error| reason(&error))
+            answer
         })
     }
 

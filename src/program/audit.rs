@@ -1,6 +1,6 @@
 //! `pixel audit`: proves from the bytes what was written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::options::{Given, OutputSettings};
 use super::process::Failure;
 use super::progress::bar;
+use crate::disk::sibling;
 use crate::output::{FileAudit, LedgerContent, Verdict, read_ledger, verify};
 use crate::record::{Audit, FileRecord, InSpool, Mark, Sequences, Written};
 use crate::spool::{Waiting, waiting};
@@ -68,7 +69,10 @@ pub fn with_arguments(command: Command) -> Command {
                 .value_name("FILE")
                 .num_args(0..)
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("Files that were moved away from the output's folder"),
+                .help(
+                    "Files that were moved away from the output's folder. One that has a ledger beside it is an output \
+                     by itself, as of storages on two machines: those are proved together",
+                ),
         )
 }
 
@@ -98,7 +102,9 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
         let numbers = other.written.spools().iter().map(|(id, spooled)| (*id, spooled.written.clone()));
         add(&mut elsewhere, numbers);
     }
-    let outputs = ledgers(output)?;
+    let (others, moved): (Vec<PathBuf>, Vec<PathBuf>) =
+        paths("files").into_iter().partition(|path| sibling(path, "ledger").is_file());
+    let outputs = ledgers(output, &others)?;
     let written: Vec<&Written> = outputs.iter().map(|(_, ledger)| &ledger.written).collect();
     let numbers = Audit::of(&written, &spools, &elsewhere);
     let quick = matches.get_flag("quick");
@@ -111,7 +117,7 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
                 ledger.lacking
             )));
         }
-        files.extend(read_files(&output.path, &paths("files"), ledger)?);
+        files.extend(read_files(&output.path, &moved, ledger)?);
     }
     let is_well = |file: &FileAudit| match file.verdict {
         Verdict::Verified => true,
@@ -137,13 +143,26 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-/// The output with its ledger, and its shards that have one.
-fn ledgers(output: OutputSettings) -> Result<Vec<(OutputSettings, LedgerContent)>, Failure> {
-    // A folder that cannot be read is told by the ledger in it.
-    let mut outputs = output.shards().unwrap_or_default();
-    if outputs.is_empty() || output.ledger.exists() {
-        outputs.insert(0, output);
+/// The output with its ledger, and its shards that have one; the same of `others`. Where nobody says what the output
+/// is, they are all.
+fn ledgers(
+    output: OutputSettings,
+    others: &[PathBuf],
+) -> Result<Vec<(OutputSettings, LedgerContent)>, Failure> {
+    let others = others.iter().map(|path| output.beside(path));
+    let own = Some(output.clone()).filter(|output| others.len() == 0 || !output.is_default);
+    let mut outputs: Vec<OutputSettings> = Vec::new();
+    for output in own.into_iter().chain(others) {
+        // A folder that cannot be read is told by the ledger in it.
+        let shards = output.shards().unwrap_or_default();
+        if shards.is_empty() || output.ledger.exists() {
+            outputs.push(output);
+        }
+        outputs.extend(shards);
     }
+    // The same one may be named twice.
+    let mut known = BTreeSet::new();
+    outputs.retain(|output| known.insert(output.ledger.canonicalize().unwrap_or(output.ledger.clone())));
     outputs.into_iter().map(|output| ledger_of(&output.ledger).map(|ledger| (output, ledger))).collect()
 }
 

@@ -246,6 +246,12 @@ impl OutputSettings {
         }
     }
 
+    /// Another output, whose state is beside it.
+    pub fn beside(&self, path: &Path) -> OutputSettings {
+        let (lock, ledger) = (sibling(path, "lock"), sibling(path, "ledger"));
+        OutputSettings { path: path.into(), lock, ledger, is_default: false, ..self.clone() }
+    }
+
     /// Its path in the folder of its state, absolute: what its ledger's and its lock's are made of.
     pub fn state_path(&self) -> PathBuf {
         let path = self.ledger.with_extension("");

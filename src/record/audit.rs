@@ -44,6 +44,8 @@ pub struct Producer {
     pub elsewhere: u64,
     /// How many more than once, as more than one of the outputs has them.
     pub twice: u64,
+    /// The runs of those.
+    pub in_several: Vec<(u64, u64)>,
 }
 
 impl Producer {
@@ -76,14 +78,20 @@ impl Producer {
             waiting: only_in(&spool.waiting),
             elsewhere: only_in(elsewhere),
             twice: 0,
+            in_several: Vec::new(),
         }
     }
 }
 
-/// What several outputs have of one producer, and how many visits more than one of them has.
-fn united<'a>(outputs: impl Iterator<Item = &'a Spooled>) -> (Spooled, u64) {
-    let (mut all, mut written) = (Spooled::default(), 0);
+/// What several outputs have of one producer, how many visits more than one of them has, and which.
+fn united<'a>(outputs: impl Iterator<Item = &'a Spooled>) -> (Spooled, u64, Sequences) {
+    let (mut all, mut written, mut several) = (Spooled::default(), 0, Sequences::default());
     for one in outputs {
+        let mut new = one.written.clone();
+        new.remove_all(&all.written);
+        let mut known = one.written.clone();
+        known.remove_all(&new);
+        known.runs().for_each(|(first, last)| several.insert(first..=last));
         one.written.runs().for_each(|(first, last)| all.written.insert(first..=last));
         one.dead.runs().for_each(|(first, last)| all.dead.insert(first..=last));
         all.duplicates += one.duplicates;
@@ -91,7 +99,7 @@ fn united<'a>(outputs: impl Iterator<Item = &'a Spooled>) -> (Spooled, u64) {
     }
     all.dead.remove_all(&all.written);
     let twice = written - all.written.len();
-    (all, twice)
+    (all, twice, several)
 }
 
 /// Other clients' visits.
@@ -128,11 +136,12 @@ impl Audit {
         let producers: Vec<Producer> = ids
             .into_iter()
             .map(|id| {
-                let (spooled, twice) = united(outputs.iter().filter_map(|written| written.spools().get(&id)));
+                let (spooled, twice, several) =
+                    united(outputs.iter().filter_map(|written| written.spools().get(&id)));
                 let spool = spools.get(&id).cloned().unwrap_or_default();
                 let elsewhere = elsewhere.get(&id).cloned().unwrap_or_default();
                 let producer = Producer::of(id, &spooled, &spool, &elsewhere, began_late);
-                Producer { twice, ..producer }
+                Producer { twice, in_several: several.runs().collect(), ..producer }
             })
             .collect();
         let gaps = producers.iter().flat_map(|producer| &producer.gaps);
@@ -155,8 +164,18 @@ impl Audit {
 impl fmt::Display for Audit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for one in &self.producers {
-            let Producer { producer, written, sequences, dead, gaps, duplicates, waiting, elsewhere, twice } =
-                one;
+            let Producer {
+                producer,
+                written,
+                sequences,
+                dead,
+                gaps,
+                duplicates,
+                waiting,
+                elsewhere,
+                twice,
+                in_several,
+            } = one;
             write!(formatter, "producer {producer}: {written} written, {duplicates} duplicates dropped")?;
             for (count, what) in [
                 (waiting, "waiting in the spool"),
@@ -176,6 +195,9 @@ impl fmt::Display for Audit {
             }
             if !gaps.is_empty() {
                 writeln!(formatter, "  gaps {}", Runs(gaps))?;
+            }
+            if !in_several.is_empty() {
+                writeln!(formatter, "  in more than one output {}", Runs(in_several))?;
             }
             let ends_with_gap = gaps.last() > sequences.last();
             if ends_with_gap {
@@ -302,5 +324,6 @@ mod tests {
         let both = Audit::of(&[&one, &written(&[4..=10], false)], &none, &BTreeMap::new());
         assert_eq!((both.missing, both.twice), (0, 2));
         assert!(both.to_string().contains("2 in more than one output"), "{both}");
+        assert_eq!(both.producers[0].in_several, [(4, 5)]);
     }
 }

@@ -140,6 +140,69 @@ fn a_storage_that_was_paused_does_not_write_the_batch_it_holds_once_another_has_
     other.stop()
 }
 
+/// What was written before a takeover and could not be acknowledged is in both: that is told apart from a loss, and
+/// merged.
+#[test]
+fn visits_in_both_outputs_are_told_from_lost_ones_and_merged_to_one_each() -> Outcome {
+    let broker = Broker::shared()?;
+    let storage = |queue: &str| Services::new(&broker.url(), queue).map(|services| services.storage);
+    let publish = |queue: &str, first: i64, times: &[&str]| {
+        let visit = |time: &&str| VISIT.replace("2022-12-19T14:16:49.960528Z", time);
+        let body = times.iter().map(visit).collect::<Vec<_>>().join("\n");
+        broker.publish(queue, body.as_bytes(), numbered(8, first, times.len() as i64))
+    };
+    let (late, early) = ("2022-12-19T14:16:50Z", "2022-12-19T14:16:49.5Z");
+    let (first, second) = (storage("both-a")?, storage("both-b")?);
+    let mut storages = [first.start()?, second.start()?];
+    // The second and third are delivered to both, and nobody has the fifth.
+    publish("both-a", 1, &[late, early, early])?;
+    publish("both-b", 2, &[early, early, late])?;
+    publish("both-b", 6, &[early])?;
+    first.output().wait_for_lines(3)?;
+    second.output().wait_for_lines(4)?;
+    storages.iter_mut().try_for_each(Program::stop)?;
+    let paths = [first.output().path, second.output().path].map(|path| path.display().to_string());
+    let audit =
+        paths.iter().fold(Launch::new("pixel")?.argument("audit"), |audit, path| audit.argument(path));
+    let (status, said, log) = audit.clone().without("output").run()?;
+    assert_eq!(status, 1, "{said}{log}");
+    for told in ["2 in more than one output", "  in more than one output 2-3", "gaps 5", "1 visit is missing"]
+    {
+        assert!(said.contains(told), "no {told}: {said}");
+    }
+    assert_eq!(said.matches("verified").count(), 2, "{said}");
+    // As one file.
+    let merged = Output::at(first.folder().join("merged.log"));
+    let merge = Launch::new("pixel")?
+        .argument("merge")
+        .argument("--into")
+        .argument(merged.path.to_str().ok_or("no text")?);
+    let merge = merge.argument(&paths[0]).argument(&paths[1]);
+    let (status, _, said) = merge.run()?;
+    assert!(
+        status == 0 && said.contains("5 visits written, 2 that were there more than once"),
+        "{status} {said}"
+    );
+    assert_eq!(sequences(&merged), [2, 3, 6, 1, 4]);
+    let (status, _, said) = merge.run()?;
+    assert!(status == 2 && said.contains("is there already"), "{status} {said}");
+    // Rotated and compressed ones, to standard output.
+    let compressed = std::process::Command::new("gzip").arg(&paths[1]).status()?;
+    assert!(compressed.success());
+    let merge = Launch::new("pixel")?.argument("merge").argument(&paths[0]);
+    let (status, lines, said) = merge.clone().argument(&format!("{}.gz", paths[1])).run()?;
+    assert!(status == 0 && lines.lines().eq(merged.lines()), "{status} {said} {lines}");
+    // What has no numbers cannot be merged.
+    let plain = Output::at(first.folder().join("plain.log"));
+    plain.append("2022-12-19T14:16:49.9605280Z|null|null|192.168.1.1\n")?;
+    for (other, told) in [("plain.log", "line 1 of `"), ("nowhere.log", "nowhere.log`: No such file")] {
+        let other = first.folder().join(other).display().to_string();
+        let (status, lines, said) = merge.clone().argument(&other).run()?;
+        assert!(status == 2 && lines.is_empty() && said.contains(told), "{status} {said} {lines}");
+    }
+    Ok(())
+}
+
 /// A network that comes back before anybody has taken over is an outage like others.
 #[test]
 fn a_storage_that_was_cut_off_goes_on_where_nobody_has_taken_over() -> Outcome {

@@ -63,6 +63,12 @@ impl Launch {
         self
     }
 
+    /// Leaves an option at its default.
+    pub fn without(mut self, flag: &str) -> Self {
+        self.environment.remove(&format!("PIXEL_{}", flag.to_uppercase().replace('-', "_")));
+        self
+    }
+
     /// Sets a variable of the environment.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.into(), value.into());

@@ -1,0 +1,185 @@
+//! `pixel merge`: several outputs as one file, each visit once, in the order of their times.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgMatches, Command};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use uuid::Uuid;
+
+use super::process::Failure;
+use super::progress::Progress;
+use super::sorted_lines::{Key, SortedLines};
+use crate::disk::{folder_of, private_file, sibling, sync_folder};
+use crate::limits::raise_open_files_max;
+
+/// A longer line is none of Pixel's, in bytes.
+const LINE_MAX_BYTES: u64 = 1 << 20;
+
+/// The subcommand.
+pub fn merge_command() -> Command {
+    let path = clap::value_parser!(PathBuf);
+    Command::new("merge")
+        .about(
+            "Write the visits of several outputs to one file, each once, in the order of their times: of storages on two \
+             machines, of shards, of rotated files (.gz and .zst, too). They are to be of format ndjson, as it has \
+             the numbers by which a visit is known again. Takes 64 MiB of memory, and room for all of it on the disk \
+             of the new file, twice at most",
+        )
+        .arg(
+            Arg::new("into")
+                .long("into")
+                .value_name("FILE")
+                .value_parser(path.clone())
+                .help("The new file; standard output unless given"),
+        )
+        .arg(Arg::new("outputs").value_name("OUTPUT").num_args(1..).required(true).value_parser(path))
+}
+
+/// Where the merged lines go.
+struct Target {
+    file: Box<dyn Write>,
+    // The file, and its name until it is whole.
+    named: Option<(File, PathBuf, PathBuf)>,
+    written: u64,
+}
+
+/// What is needed of a line. The numbers are null for visits of other clients, but there.
+#[derive(Deserialize)]
+struct Line {
+    received_at: Timestamp,
+    #[serde(deserialize_with = "present")]
+    producer: Option<Uuid>,
+    #[serde(deserialize_with = "present")]
+    sequence: Option<u64>,
+}
+
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(field)
+}
+
+/// Runs it.
+///
+/// # Errors
+/// [`Failure::Settings`] where something is no output of format ndjson, or the new file is there already;
+/// [`Failure::Runtime`] for what the system said.
+#[expect(
+    clippy::print_stderr,
+    reason = "the outcome is what it is asked for, and the lines may be on stdout"
+)]
+pub fn merge(matches: &ArgMatches) -> Result<(), Failure> {
+    raise_open_files_max();
+    let into = matches.get_one::<PathBuf>("into");
+    let folder = into.map_or_else(std::env::temp_dir, |path| folder_of(path).to_path_buf());
+    let outputs: Vec<&PathBuf> = matches.get_many("outputs").into_iter().flatten().collect();
+    let mut sizes = 0;
+    for path in &outputs {
+        sizes += fs::metadata(path).map_err(|error| unreadable(path, &error))?.len();
+    }
+    let mut target = Target::open(into)?;
+    let mut progress = Progress::new("bytes", sizes);
+    let mut lines = SortedLines::in_folder(&folder);
+    let mut unnumbered = 0;
+    for path in outputs {
+        unnumbered += read(path, &mut lines)?;
+        progress.advance(fs::metadata(path).map_or(0, |found| found.len()));
+    }
+    drop(progress);
+    let repeated = lines.write(|line| target.write(line)).map_err(|error| target.failed(&error))?;
+    let written = target.complete()?;
+    eprintln!("{written} visits written, {repeated} that were there more than once left out");
+    if unnumbered > 0 {
+        eprintln!(
+            "{unnumbered} of them are of other clients: they have no numbers, and may be there more than once"
+        );
+    }
+    Ok(())
+}
+
+/// Reads the lines of one file; how many have no number. What is behind the last line feed is being written, or torn.
+fn read(path: &Path, lines: &mut SortedLines) -> Result<u64, Failure> {
+    let failed = |error: io::Error| unreadable(path, &error);
+    let stored = BufReader::new(File::open(path).map_err(failed)?);
+    let mut reader: Box<dyn BufRead> = match path.extension().and_then(OsStr::to_str) {
+        Some("gz") => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(stored))),
+        Some("zst" | "zstd") => {
+            Box::new(BufReader::new(zstd::stream::Decoder::with_buffer(stored).map_err(failed)?))
+        }
+        _ => Box::new(stored),
+    };
+    let (mut line, mut number, mut unnumbered) = (Vec::new(), 0_u64, 0);
+    loop {
+        line.clear();
+        number += 1;
+        io::Read::take(&mut reader, LINE_MAX_BYTES).read_until(b'\n', &mut line).map_err(failed)?;
+        if !line.ends_with(b"\n") && (line.len() as u64) < LINE_MAX_BYTES {
+            return Ok(unnumbered);
+        }
+        let key = key_of(&line).map_err(|why| {
+            Failure::Settings(format!(
+                "line {number} of `{}` is no visit of format ndjson, which alone has the numbers to know a visit by: {why}",
+                path.display()
+            ))
+        })?;
+        unnumbered += u64::from(key.number.is_none());
+        lines.add(key, &line).map_err(|error| format!("failed to sort: {error}"))?;
+    }
+}
+
+fn key_of(line: &[u8]) -> Result<Key, serde_json::Error> {
+    let Line { received_at, producer, sequence } = serde_json::from_slice(line)?;
+    Ok(Key {
+        second: received_at.as_second(),
+        nanosecond: received_at.subsec_nanosecond(),
+        number: producer.zip(sequence),
+    })
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::Settings(format!("failed to read `{}`: {error}", path.display()))
+}
+
+impl Target {
+    fn open(into: Option<&PathBuf>) -> Result<Self, Failure> {
+        let Some(path) = into else {
+            return Ok(Target { file: Box::new(io::stdout().lock()), named: None, written: 0 });
+        };
+        let shown = path.display();
+        if path.symlink_metadata().is_ok() {
+            return Err(Failure::Settings(format!("`{shown}` is there already: name a new file")));
+        }
+        let draft = sibling(path, "merging");
+        let opened = private_file().write(true).truncate(true).open(&draft);
+        let file = opened.map_err(|error| Failure::Settings(format!("failed to make `{shown}`: {error}")))?;
+        let named = Some((file.try_clone()?, draft, path.clone()));
+        Ok(Target { file: Box::new(BufWriter::new(file)), named, written: 0 })
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        self.written += 1;
+        self.file.write_all(line)
+    }
+
+    /// Makes it durable, and gives it its name.
+    fn complete(mut self) -> Result<u64, Failure> {
+        let completed = self.file.flush().and_then(|()| {
+            let Some((file, draft, path)) = &self.named else { return Ok(()) };
+            file.sync_all()?;
+            fs::rename(draft, path)?;
+            sync_folder(folder_of(path))
+        });
+        completed.map_err(|error| self.failed(&error))?;
+        Ok(self.written)
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        let what = self.named.as_ref().map(|(_, _, path)| format!("`{}`", path.display()));
+        Failure::Runtime(format!(
+            "failed to write {}: {error}",
+            what.as_deref().unwrap_or("the merged lines")
+        ))
+    }
+}
