@@ -12,6 +12,8 @@ pub enum FileSystem {
     Memory(&'static str),
     /// Its files are on another machine.
     Network(&'static str),
+    /// What a sync and a lock mean is for a program to say.
+    Fuse,
     /// Whatever else there is.
     Other,
 }
@@ -26,6 +28,12 @@ const KNOWN: &[(u32, FileSystem)] = &[
     (0x0102_1997, FileSystem::Network("9p")),
     (0x00c3_6400, FileSystem::Network("ceph")),
     (0x5346_414f, FileSystem::Network("afs")),
+    (0x0000_517b, FileSystem::Network("smbfs")),
+    (0x0bd0_0bd0, FileSystem::Network("lustre")),
+    (0x4750_4653, FileSystem::Network("gpfs")),
+    (0x1983_0326, FileSystem::Network("beegfs")),
+    // Glusterfs, sshfs, s3fs, rclone and virtiofs are this, too.
+    (0x6573_5546, FileSystem::Fuse),
 ];
 
 impl FileSystem {
@@ -55,6 +63,23 @@ mod tests {
         assert_eq!(of("/dev/shm/no/such/folder/visits.log"), FileSystem::Memory("tmpfs"));
         assert_eq!(of("/proc/self"), FileSystem::Other);
         assert_eq!(of("no/such/folder"), of("."));
-        assert_eq!(FileSystem::of_magic(0x6969), FileSystem::Network("nfs"));
+    }
+
+    #[test]
+    fn a_kind_is_known_by_its_magic_number() {
+        for (magic, kind) in [
+            (0x6969, FileSystem::Network("nfs")),
+            (0xfe53_4d42, FileSystem::Network("cifs")),
+            (0x0102_1997, FileSystem::Network("9p")),
+            (0x6573_5546, FileSystem::Fuse),
+            (0x0102_1994, FileSystem::Memory("tmpfs")),
+            // ext4, XFS, Btrfs and overlayfs, which hands locks and syncs on to the one below.
+            (0xef53, FileSystem::Other),
+            (0x5846_5342, FileSystem::Other),
+            (0x9123_683e, FileSystem::Other),
+            (0x794c_7630, FileSystem::Other),
+        ] {
+            assert_eq!(FileSystem::of_magic(magic), kind, "{magic:x}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod audit;
 mod config_file;
+mod distrust;
 mod drain;
 mod given;
 mod logger;
@@ -37,6 +38,7 @@ pub use self::writer::Writer;
 
 use clap::ArgMatches;
 
+use self::distrust::warn_of_distrust;
 use self::options::{AdminSettings, BrokerSettings, Given, HttpSettings, Setting, SpoolSettings};
 use crate::amqp;
 pub use crate::http::Facts;
@@ -69,6 +71,7 @@ pub fn watch_queue(broker: &BrokerSettings, process: &Process) -> Result<(), Fai
 /// # Errors
 /// Who holds it, or what the system said.
 pub fn open_spool(settings: &SpoolSettings) -> Result<Arc<Spool>, Failure> {
+    warn_of_distrust([&*settings.folder]);
     let spool = open_when_free(settings).map_err(|error| Failure::Runtime(error.to_string()))?;
     spool.prepare();
     match spool.visits() {

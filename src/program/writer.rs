@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use uuid::Uuid;
 
+use super::distrust::warn_of_distrust;
 use super::options::OutputSettings;
 use super::process::Process;
 use super::status::OutputFiles;
@@ -75,6 +76,8 @@ impl Writer {
         &self,
         record: impl FnOnce(usize, Uuid, &mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
     ) -> Result<(), String> {
+        let files = self.outputs.iter().flat_map(|output| [&*output.path, &*output.ledger]);
+        warn_of_distrust(files.map(folder_of));
         let Some((at, lock, mut ledger, id)) = self.open() else { return Ok(()) };
         // It is the one for as long as the process lives.
         self.active.get_or_init(|| at);

@@ -403,3 +403,25 @@ fn starts_during_an_outage_go_on_with_one_segment() -> Outcome {
     }
     http.stop()
 }
+
+/// Where two machines may have the lock, and a sync means nothing, nobody was told.
+#[test]
+fn a_file_system_whose_locks_and_syncs_are_not_to_be_trusted_is_told_at_start() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let Some(disk) = SmallDisk::fuse(folder.path())? else { return Ok(()) };
+    let launch = Embedded::launch()?;
+    let output = disk.path().join("visits.log");
+    for (launch, told) in [
+        (launch.clone().with("output", &output), disk.path()),
+        (launch.clone().with("spool-dir", disk.path().join("spool")), &*disk.path().join("spool")),
+        (launch.clone().with("state-dir", disk.path()), disk.path()),
+    ] {
+        let mut pixel = launch.start()?;
+        let said = pixel.wait_for_log("is on FUSE")?;
+        assert!(said.contains(&format!("`{}`", told.display())), "{said}");
+        pixel.stop()?;
+    }
+    let mut pixel = launch.start()?;
+    assert!(!pixel.log().contains("FUSE"), "{}", pixel.log());
+    pixel.stop()
+}

@@ -35,6 +35,11 @@ impl SmallDisk {
         Self::mounted(&mut mount, Some(image))
     }
 
+    /// A folder that a program stands in front of (FUSE). `None` where this user may not mount, which the test then says.
+    pub fn fuse(folder: &Path) -> Outcome<Option<SmallDisk>> {
+        Self::mounted(Command::new("bindfs").arg(folder), None)
+    }
+
     fn mounted(mount: &mut Command, image: Option<tempfile::NamedTempFile>) -> Outcome<Option<SmallDisk>> {
         let folder = tempfile::tempdir()?;
         let mounted = mount.arg(folder.path()).output()?;
