@@ -118,6 +118,7 @@ impl Hold {
             () if holder.id == short(self.output.id) => Some(""),
             () if self.may_take.load(Ordering::Relaxed) => Some("PIXEL_TAKEOVER says so"),
             () if is_here && holder.has_left => Some("it has let go of it"),
+            () if is_here && Path::new(&holder.path) == self.output.path => Some("its ledger was removed"),
             () if is_here && is_gone() => Some("it is gone from this machine"),
             () => None,
         }
@@ -284,6 +285,7 @@ mod tests {
             ("one that has let go", "1", &*here, &*there, true, true, true),
             ("elsewhere", "1", "other#1", &*there, true, true, false),
             ("gone", "1", &*here, "/nowhere/visits.log", false, true, true),
+            ("the same path with another ledger", "1", &*here, "/mine", false, true, true),
             ("gone, maybe", "1", &*here, "/nowhere/vis", false, false, false),
         ] {
             let holder =

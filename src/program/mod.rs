@@ -41,6 +41,7 @@ use clap::ArgMatches;
 use self::distrust::warn_of_distrust;
 use self::options::{AdminSettings, BrokerSettings, Given, HttpSettings, Setting, SpoolSettings};
 use crate::amqp;
+use crate::disk::folder_of;
 pub use crate::http::Facts;
 use crate::http::{Admin, Listener, Pixel, Status, Track, ask_ready};
 use crate::limits::warn_of_few_files;
@@ -72,7 +73,7 @@ pub fn watch_queue(broker: &BrokerSettings, process: &Process) -> Result<(), Fai
 /// Who holds it, or what the system said.
 pub fn open_spool(settings: &SpoolSettings) -> Result<Arc<Spool>, Failure> {
     warn_of_distrust([&*settings.folder]);
-    let spool = open_when_free(settings).map_err(|error| Failure::Runtime(error.to_string()))?;
+    let spool = open_when_free(settings)?;
     spool.prepare();
     match spool.visits() {
         0 => log::debug!("the spool is `{}`", spool.folder().display()),
@@ -82,20 +83,27 @@ pub fn open_spool(settings: &SpoolSettings) -> Result<Arc<Spool>, Failure> {
 }
 
 /// Opens the spool. One that another process relays for who is gone is asked for, and waited for.
-fn open_when_free(settings: &SpoolSettings) -> Result<Spool, OpenError> {
+fn open_when_free(settings: &SpoolSettings) -> Result<Spool, Failure> {
     let started = Instant::now();
     loop {
-        let opened = Spool::open(&settings.folder, settings.slots, settings.max_bytes);
-        let Err(OpenError::Held { path, gives_way, .. }) = &opened else { return opened };
-        let patience = match gives_way {
-            true => GIVING_WAY_MAX,
-            false if settings.slots > 1 => LOOK_MAX,
-            false => Duration::ZERO,
+        let held = match Spool::open(&settings.folder, settings.slots, settings.max_bytes) {
+            Ok(spool) => return Ok(spool),
+            Err(error @ OpenError::Held { .. }) => error,
+            Err(error) => return Err(Failure::Runtime(error.to_string())),
         };
+        let wanted = match &held {
+            OpenError::Held { path, gives_way: true, .. } => Some(want(path).map_err(|error| {
+                let folder = folder_of(path).display();
+                Failure::Runtime(format!(
+                    "failed to ask for the spool `{folder}`, which another process empties: {error}"
+                ))
+            })?),
+            _ => None,
+        };
+        let patience = if wanted.is_some() { GIVING_WAY_MAX } else { LOOK_MAX };
         if started.elapsed() >= patience {
-            return opened;
+            return Err(Failure::Runtime(held.to_string()));
         }
-        let wanted = gives_way.then(|| want(path));
         std::thread::sleep(Duration::from_millis(50));
         drop(wanted);
     }

@@ -205,3 +205,42 @@ fn drain_without_a_spool_or_an_end_says_so() -> Outcome {
     assert!(drain.log().contains("1 visit stays"), "{}", drain.log());
     Ok(())
 }
+
+/// Collectors look at each other's slots, and whoever was looked at in the moment of its start was refused.
+#[test]
+fn a_program_whose_spool_somebody_looks_at_in_the_moment_of_its_start_waits_a_moment() -> Outcome {
+    let launch = Embedded::launch()?;
+    let mut pixel = launch.start()?;
+    pixel.stop()?;
+    let lock = fs::File::open(launch.folder().join("spool/lock"))?;
+    fs2::FileExt::try_lock_shared(&lock)?;
+    let mut pixel = launch.spawn()?;
+    pixel.wait_for_log("starts as process")?;
+    thread::sleep(Duration::from_millis(100));
+    drop(lock);
+    pixel.address()?;
+    pixel.stop()
+}
+
+/// It waited for 30 s for a slot that it could not ask for.
+#[test]
+fn a_collector_that_cannot_ask_for_its_slot_is_told_so_at_once() -> Outcome {
+    let broker = Broker::start()?;
+    let services = Services::new(&broker.url(), "cannot-ask")?;
+    let launch = collectors(&services, 2);
+    let mut keeper = launch.start()?;
+    leave_behind(launch.clone().with("amqp-url", NOWHERE).start()?, 50)?;
+    wait_until("a connection", || {
+        keeper.admin().is_ok_and(|admin| admin.metric("pixel_broker_connected").is_ok_and(|on| on == 1.0))
+    })?;
+    broker.nodes[0].control(&["set_vm_memory_high_watermark", "0.0000001"])?;
+    keeper.wait_for_log("taking it over")?;
+    // Both slots are held, and what would ask for one of them cannot be made.
+    fs::create_dir(launch.folder().join("spool/1/wanted"))?;
+    let mut back = launch.spawn()?;
+    let started = std::time::Instant::now();
+    assert_eq!(back.wait()?, 1, "{}", back.log());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(back.log().contains("failed to ask for the spool"), "{}", back.log());
+    keeper.kill()
+}
