@@ -40,6 +40,7 @@ scripts: ## Check every shell script and Python file
 	@tests/require-packages lint
 	@tests/require-tools
 	@$(TOOLS) tests/check-scripts
+	@python3 bench/scale.py --check
 
 lint: ## Check the Rust code with clippy, warnings denied
 	@tests/require-packages build

@@ -1,9 +1,12 @@
 # The benchmark beside what people would use instead; docs/BENCHMARKS.md says how it measures.
 
-.PHONY: bench bench-quick
+.PHONY: bench bench-quick bench-plan
 
 bench: ## Measure Pixel beside its alternatives for docs/BENCHMARKS.md: a quarter of an hour; FULL=1 for 10 million visits
 	python3 bench/run.py
 
 bench-quick: ## Measure a little with the same code, in 3 minutes, and write no document
 	python3 bench/run.py --quick
+
+bench-plan: ## Derive docs/SCALE.md from the figures of docs/BENCHMARKS.md
+	python3 bench/scale.py

@@ -27,6 +27,8 @@ impl Group {
     fn of(mode: Mode) -> &'static [Group] {
         match mode {
             Mode::Embedded => &[Group::Process, Group::Disk],
+            // Those of the disk are about one output at one place.
+            Mode::Sharded | Mode::Moved => &[Group::Process, Group::Broker],
             _ => &[Group::Process, Group::Disk, Group::Broker],
         }
     }
@@ -40,6 +42,8 @@ pub enum Fault {
     Terminate { process: usize },
     Pause { process: usize, ms: u64 },
     HangUp,
+    Strand { ms: u64 },
+    TakeOver { paused: bool },
     Disk { operation: &'static str, error: &'static str, file: &'static str, ms: u64, kill: bool },
     Rotate,
     CopyTruncate,
@@ -72,10 +76,16 @@ impl Fault {
         let kinds = chance.below(1000);
         match groups[chance.below(groups.len() as u64) as usize] {
             Group::Process => match kinds % 8 {
+                0 if mode == Mode::Sharded => Fault::Strand { ms: 6000 + ms * 2 },
+                0 | 1 if mode == Mode::Moved && but.is_none() => Fault::TakeOver { paused: node % 2 == 0 },
                 0..4 => Fault::Kill { process, times: 1 + chance.below(4) },
                 4 => Fault::KillAll,
                 5 => Fault::Terminate { process },
                 6 => Fault::Pause { process, ms },
+                // Until its neighbour has looked twice.
+                _ if mode == Mode::Sharded => Fault::Strand { ms: 6000 + ms * 2 },
+                // It waits for the broker.
+                _ if mode == Mode::Moved && but.is_none() => Fault::TakeOver { paused: node % 2 == 0 },
                 _ => Fault::HangUp,
             },
             Group::Disk => match kinds % 13 {
@@ -110,6 +120,8 @@ impl Fault {
                 4 => Fault::MemoryAlarm { ms: ms * 2 },
                 5 => Fault::CutConnections { bytes: [(); 6].map(|()| 50 + chance.below(60_000) as u32) },
                 6 => Fault::RefuseConnections { ms: ms * 2 },
+                // Without numbers, and with one ledger for each output, they may be in two.
+                7 if matches!(mode, Mode::Sharded | Mode::Moved) => Fault::RefuseConnections { ms },
                 7 => Fault::ForeignMessages { count: 1 + chance.below(10) },
                 8 if mode == Mode::Cluster => Fault::TwoNodesKill { node, ms },
                 _ => Fault::EverythingKill,
@@ -123,7 +135,9 @@ impl Fault {
             | Fault::KillAll
             | Fault::Terminate { .. }
             | Fault::Pause { .. }
-            | Fault::HangUp => Group::Process,
+            | Fault::HangUp
+            | Fault::Strand { .. }
+            | Fault::TakeOver { .. } => Group::Process,
             Fault::Disk { .. }
             | Fault::Rotate
             | Fault::CopyTruncate
@@ -162,6 +176,11 @@ impl Fault {
                 pause(*ms);
             }
             Fault::HangUp => system.signal_all(Signal::HUP),
+            Fault::Strand { ms } => {
+                system.strand()?;
+                pause(*ms);
+            }
+            Fault::TakeOver { paused } => system.take_over(*paused)?,
             Fault::Disk { operation, error, file, ms, .. } => {
                 system.faults.begin(operation, error, file)?;
                 pause(*ms);

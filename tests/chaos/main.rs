@@ -1,6 +1,6 @@
 //! Random faults against the whole system under load: every visit answered with 200 is written once.
 //!
-//! `MINUTES` for how long in all, `MODE` for which system (embedded, brokered, cluster or all of them),
+//! `MINUTES` for how long in all, `MODE` for which system (embedded, brokered, cluster, sharded, moved or all of them),
 //! `SEED` to repeat the faults of an earlier run. Without any of them, as in `make test`: a minute each of
 //! embedded and brokered.
 
@@ -47,11 +47,16 @@ fn run() -> Outcome<bool> {
     };
     let modes = match setting("MODE").as_deref() {
         None => vec![Mode::Embedded, Mode::Brokered],
-        Some("all") => vec![Mode::Embedded, Mode::Brokered, Mode::Cluster],
+        Some("all") => vec![Mode::Embedded, Mode::Brokered, Mode::Cluster, Mode::Sharded, Mode::Moved],
         Some("embedded") => vec![Mode::Embedded],
         Some("brokered") => vec![Mode::Brokered],
         Some("cluster") => vec![Mode::Cluster],
-        Some(other) => return Err(format!("MODE is `{other}`: embedded, brokered, cluster or all").into()),
+        Some("sharded") => vec![Mode::Sharded],
+        Some("moved") => vec![Mode::Moved],
+        Some(other) => {
+            let all = "embedded, brokered, cluster, sharded, moved or all";
+            return Err(format!("MODE is `{other}`: {all}").into());
+        }
     };
     let span = Duration::from_secs_f64(minutes * 60.0 / modes.len() as f64);
     let mut is_well = true;
