@@ -77,7 +77,9 @@ impl Fault {
         match groups[chance.below(groups.len() as u64) as usize] {
             Group::Process => match kinds % 8 {
                 0 if mode == Mode::Sharded => Fault::Strand { ms: 6000 + ms * 2 },
-                0 | 1 if mode == Mode::Moved && but.is_none() => Fault::TakeOver { paused: node % 2 == 0 },
+                0 | 1 if mode == Mode::Moved && but.is_none() => {
+                    Fault::TakeOver { paused: node.is_multiple_of(2) }
+                }
                 0..4 => Fault::Kill { process, times: 1 + chance.below(4) },
                 4 => Fault::KillAll,
                 5 => Fault::Terminate { process },
@@ -85,7 +87,9 @@ impl Fault {
                 // Until its neighbour has looked twice.
                 _ if mode == Mode::Sharded => Fault::Strand { ms: 6000 + ms * 2 },
                 // It waits for the broker.
-                _ if mode == Mode::Moved && but.is_none() => Fault::TakeOver { paused: node % 2 == 0 },
+                _ if mode == Mode::Moved && but.is_none() => {
+                    Fault::TakeOver { paused: node.is_multiple_of(2) }
+                }
                 _ => Fault::HangUp,
             },
             Group::Disk => match kinds % 13 {
