@@ -4,6 +4,7 @@
 pub mod fake;
 #[cfg(test)]
 pub(crate) mod fake_folder;
+pub mod file_system;
 pub mod folder;
 pub mod journal;
 
