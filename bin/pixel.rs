@@ -10,8 +10,8 @@ use pixel::program::options::{
 };
 use pixel::program::{
     Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, drain,
-    drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, replay,
-    replay_command, status, status_command, with_audit_arguments,
+    drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, prepare,
+    replay, replay_command, status, status_command, with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -82,6 +82,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut process = Process::start(Role::Embedded, &log)?;
     process.announce(&effective);
     let settings = spool;
+    prepare(std::slice::from_ref(&output), Some(&settings.folder))?;
     let spool = open_spool(&settings)?;
     let path = http.path.clone();
     let writer = Writer::new(output, &process);

@@ -10,7 +10,7 @@ use pixel::program::options::{
 };
 use pixel::program::{
     Collector, Facts, Failure, LogSettings, Process, drain_to_broker, drain_to_broker_command, exit,
-    healthcheck, listen, listen_for_operators, look_after_slots, open_spool, status, status_command,
+    healthcheck, listen, listen_for_operators, look_after_slots, open_spool, prepare, status, status_command,
     watch_queue,
 };
 use pixel::relay::Relay;
@@ -75,6 +75,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut process = Process::start(Role::Collector, &log)?;
     process.announce(&effective);
     let spool_settings = spool;
+    prepare(&[], Some(&spool_settings.folder))?;
     let spool = open_spool(&spool_settings)?;
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
     let noted = spool.shard_into(broker.shards);

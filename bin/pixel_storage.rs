@@ -11,7 +11,7 @@ use pixel::program::options::{
 };
 use pixel::program::{
     Facts, Failure, LogSettings, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators,
-    replay_broker, replay_broker_command, status, status_command, watch_queue, with_audit_arguments,
+    prepare, replay_broker, replay_broker_command, status, status_command, watch_queue, with_audit_arguments,
 };
 use pixel::queue::Shard;
 
@@ -80,7 +80,8 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut process = Process::start(Role::Storage, &log)?;
     process.announce(&effective);
     process.health.ill(Part::Broker, "not connected yet");
-    let outputs = shards.iter().map(|shard| output.of_shard(*shard)).collect();
+    let outputs: Vec<_> = shards.iter().map(|shard| output.of_shard(*shard)).collect();
+    prepare(&outputs, None)?;
     let writer = Writer::of_any(outputs, &process);
     let facts = Facts { broker: Some(broker.nodes()), queue: Some(broker.queue.clone()), ..Facts::default() };
     let status = Storage { health: process.health.clone(), files: writer.files() };

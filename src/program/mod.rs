@@ -3,6 +3,7 @@
 
 mod audit;
 mod config_file;
+mod disks;
 mod drain;
 mod given;
 mod logger;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::audit::{audit, with_arguments as with_audit_arguments};
+pub use self::disks::prepare;
 pub use self::drain::{drain, drain_command, drain_to_broker, drain_to_broker_command};
 pub use self::logger::LogSettings;
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
@@ -108,7 +110,9 @@ pub fn listen(settings: HttpSettings, spool: &Arc<Spool>, process: &Process) -> 
         metrics: process.metrics.clone(),
         health: process.health.clone(),
     };
-    process.listen(settings.listener, Arc::new(track))
+    let listener = process.listen(settings.listener, Arc::new(track))?;
+    spool.note_address(&format!("http://{}", listener.address()));
+    Ok(listener)
 }
 
 /// Opens the admin listener, which tells operators what `status` says. It closes with the process.

@@ -71,9 +71,11 @@ settings! {
     MASSTRANSIT_EXCHANGE: "masstransit-exchange" "PIXEL_MASSTRANSIT_EXCHANGE" "" public "EXCHANGE"
         "Record what MassTransit publishes to this exchange of its RecordVisitCommand, too";
     OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
-        "The file that visits are appended to";
+        "The file that visits are appended to; - is standard output, for containers: a crash may print its last visits twice \
+         there, and the audit can prove numbers alone";
     STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
-        "Where the output's lock and ledger are, the same for all who write it; beside it unless set";
+        "Where the output's lock and ledger are, the same for all who write it; beside it unless set, and for standard \
+         output in pixel-data";
     FORMAT: "format" "PIXEL_FORMAT" "pipe" public "FORMAT"
         "How a visit is written: pipe, combined (Apache's) or ndjson";
     ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8081" public "ADDRESS:PORT"

@@ -48,14 +48,14 @@ const TICK: Duration = Duration::from_millis(250);
 pub enum RecordError {
     /// The way to the messages is lost: open another.
     Inbox(InboxError),
-    /// Another process may be writing: end, and start anew.
-    LockLost(String),
+    /// Another process may be writing, or nobody reads what is written: end, and start anew.
+    Fatal(String),
 }
 
 impl fmt::Display for RecordError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RecordError::Inbox(InboxError(why)) | RecordError::LockLost(why) => formatter.write_str(why),
+            RecordError::Inbox(InboxError(why)) | RecordError::Fatal(why) => formatter.write_str(why),
         }
     }
 }
@@ -71,14 +71,16 @@ impl From<InboxError> for RecordError {
 /// What a step of recording met; `Failed` is tried again.
 enum StepError {
     Failed(String),
-    LockLost(String),
+    Fatal(String),
 }
 
 impl From<VisitLogError> for StepError {
     fn from(error: VisitLogError) -> Self {
         match error {
             VisitLogError::Failed { .. } => StepError::Failed(error.to_string()),
-            VisitLogError::LockLost { .. } => StepError::LockLost(error.to_string()),
+            VisitLogError::LockLost { .. } | VisitLogError::Closed { .. } => {
+                StepError::Fatal(error.to_string())
+            }
         }
     }
 }
@@ -156,7 +158,7 @@ impl Recorder<'_> {
     /// wrong with one, the cure is another: what was not acknowledged comes again on it.
     ///
     /// # Errors
-    /// [`RecordError::LockLost`].
+    /// [`RecordError::Fatal`].
     pub fn run_over(
         &mut self,
         connector: &mut dyn Connect<dyn Inbox>,
@@ -184,7 +186,7 @@ impl Recorder<'_> {
     /// Waits until the output can be written to, or `stop` is set: before that, no delivery is taken.
     ///
     /// # Errors
-    /// [`RecordError::LockLost`].
+    /// [`RecordError::Fatal`].
     pub fn prepare(&mut self, stop: &Stop) -> Result<(), RecordError> {
         self.persist(stop, Self::open).map(|_| ())
     }
@@ -224,7 +226,7 @@ impl Recorder<'_> {
                 }
                 Ok(false)
             }
-            Err(StepError::LockLost(problem)) => Err(RecordError::LockLost(problem)),
+            Err(StepError::Fatal(problem)) => Err(RecordError::Fatal(problem)),
         }
     }
 

@@ -3,6 +3,8 @@
 //! Where a test goes:
 //!
 //! - `options`: settings and the command line.
+//! - `first_run`: the first minutes on a machine: folders, terminals, a second start.
+//! - `standard_output`: visits that go to whoever reads them.
 //! - `endpoints`: each request's answer, and what operators are told.
 //! - `heads`: heads that no browser sends, each with its defined answer.
 //! - `hostile`: a corpus of them, with a visit after each.
@@ -36,6 +38,7 @@ mod cluster;
 mod disks;
 mod edge;
 mod endpoints;
+mod first_run;
 mod front_door;
 mod heads;
 mod hostile;
@@ -50,6 +53,7 @@ mod rotation;
 mod rules;
 mod shards;
 mod smuggling;
+mod standard_output;
 mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
