@@ -85,6 +85,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     prepare(std::slice::from_ref(&output), Some(&settings.folder))?;
     let spool = open_spool(&settings)?;
     let path = http.path.clone();
+    let format = output.format;
     let writer = Writer::new(output, &process);
     let files = writer.files();
     let backlog = spool.clone();
@@ -93,7 +94,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
         writer.run(|recorder, stop| recorder.run_over(&mut inboxes, |_| (), stop))
     })?;
     look_after_slots(&settings, None, &mut process)?;
-    let public = listen(http, &spool, &process)?;
+    let public = listen(http, &spool, Some(format), &process)?;
     let facts = Facts {
         pixel: Some(format!("http://{}{path}", public.address())),
         spool: Some(spool.folder().display().to_string()),

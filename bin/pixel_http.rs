@@ -96,7 +96,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
         Ok(())
     })?;
     look_after_slots(&spool_settings, Some(broker), &mut process)?;
-    let public = listen(http, &spool, &process)?;
+    let public = listen(http, &spool, None, &process)?;
     let facts = Facts { pixel: Some(format!("http://{}{path}", public.address())), ..facts };
     let status = Collector { health: process.health.clone(), spool: spool.clone() };
     listen_for_operators(admin, status, facts, &process)?;

@@ -39,9 +39,10 @@ use clap::ArgMatches;
 use self::options::{AdminSettings, BrokerSettings, Given, HttpSettings, Setting, SpoolSettings};
 use crate::amqp;
 pub use crate::http::Facts;
-use crate::http::{Admin, Listener, Pixel, Status, Track, ask_ready};
+use crate::http::{Admin, Listener, Page, Pixel, Status, Track, ask_ready};
 use crate::limits::warn_of_few_files;
 use crate::spool::{OpenError, Spool, want};
+use crate::visit::lines::LineFormat;
 
 /// How long a slot is waited for that another process relays and gives back: it may have to leave a broker that says
 /// nothing.
@@ -97,16 +98,22 @@ fn open_when_free(settings: &SpoolSettings) -> Result<Spool, OpenError> {
     }
 }
 
-/// Opens the public listener, whose visits go to `spool`.
+/// Opens the public listener, whose visits go to `spool`, and are written in `format` where this program does it.
 ///
 /// # Errors
 /// What the system said to the address.
-pub fn listen(settings: HttpSettings, spool: &Arc<Spool>, process: &Process) -> Result<Listener, Failure> {
+pub fn listen(
+    settings: HttpSettings,
+    spool: &Arc<Spool>,
+    format: Option<LineFormat>,
+    process: &Process,
+) -> Result<Listener, Failure> {
     warn_of_few_files(64 + 4 * settings.listener.workers as u64);
+    let page = Page::of(&settings.path, format, &settings.privacy);
     let track = Track {
         store: spool.clone(),
         proxies: settings.proxies,
-        pixel: Pixel::at(settings.path),
+        pixel: Pixel::at(settings.path, page),
         metrics: process.metrics.clone(),
         health: process.health.clone(),
     };

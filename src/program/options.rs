@@ -39,6 +39,8 @@ pub struct HttpSettings {
     pub proxies: TrustedProxies,
     /// The pixel's path, from a slash on; with `.gif` behind it, it is the pixel, too.
     pub path: String,
+    /// Where the operator's text about privacy is; empty where there is none.
+    pub privacy: String,
 }
 
 impl HttpSettings {
@@ -59,6 +61,7 @@ impl HttpSettings {
             },
             proxies: given.read(&TRUSTED_PROXIES, TrustedProxies::from_str),
             path: given.read(&PATH, pixel_path),
+            privacy: given.read(&PRIVACY_URL, web_address),
         }
     }
 }
@@ -363,6 +366,14 @@ fn pixel_path(text: &str) -> Result<String, &'static str> {
         );
     }
     Ok(text.to_string())
+}
+
+fn web_address(text: &str) -> Result<String, &'static str> {
+    let is_web = || url::Url::parse(text).is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
+    match text.is_empty() || is_web() {
+        true => Ok(text.to_string()),
+        false => Err("expected an address such as https://example.com/privacy"),
+    }
 }
 
 fn number(min: u64, max: u64) -> impl Fn(&str) -> Result<u64, String> {

@@ -38,6 +38,8 @@ settings! {
         "Address of the pixel";
     PATH: "path" "PIXEL_PATH" "/track" public "PATH"
         "Where the pixel is, with and without .gif: another name, for visitors whose filters know this one";
+    PRIVACY_URL: "privacy-url" "PIXEL_PRIVACY_URL" "" public "URL"
+        "Your text about privacy, which the page at / links to";
     WORKERS: "workers" "PIXEL_WORKERS" "4" public "NUMBER"
         "Threads that handle requests: at most one per core, at least two";
     TRUSTED_PROXIES: "trusted-proxies" "PIXEL_TRUSTED_PROXIES" "" public "CIDRS"
@@ -93,7 +95,7 @@ settings! {
 
 /// Of the public listener.
 pub static HTTP: &[&Setting] =
-    &[&LISTEN, &PATH, &WORKERS, &TRUSTED_PROXIES, &READ_TIMEOUT_MS, &WRITE_TIMEOUT_MS];
+    &[&LISTEN, &PATH, &PRIVACY_URL, &WORKERS, &TRUSTED_PROXIES, &READ_TIMEOUT_MS, &WRITE_TIMEOUT_MS];
 /// Of the spool.
 pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 /// Of the broker.

@@ -3,6 +3,7 @@
 //! Where a test goes:
 //!
 //! - `options`: settings and the command line.
+//! - `page`: the page at `/`, and what a real browser sends.
 //! - `first_run`: the first minutes on a machine: folders, terminals, a second start.
 //! - `standard_output`: visits that go to whoever reads them.
 //! - `endpoints`: each request's answer, and what operators are told.
@@ -47,6 +48,7 @@ mod neighbours;
 mod observe;
 mod options;
 mod output;
+mod page;
 mod processes;
 mod replay;
 mod rotation;

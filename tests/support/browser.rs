@@ -63,6 +63,13 @@ impl Browser {
         self.ask("POST", "/execute/sync", &json!({"script": script, "args": []}))
     }
 
+    /// Has pages look as on a machine that is set to dark.
+    pub fn go_dark(&self) -> Outcome {
+        let dark = json!([{"name": "prefers-color-scheme", "value": "dark"}]);
+        let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": dark}});
+        self.ask("POST", "/goog/cdp/execute", &command).map(drop)
+    }
+
     /// What the page has complained about: errors, and what its policy forbade.
     pub fn complaints(&self) -> Outcome<Vec<String>> {
         let log = self.ask("POST", "/se/log", &json!({"type": "browser"}))?;
