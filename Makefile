@@ -71,6 +71,7 @@ packages: ## Install Debian's packages that the checks need; as root they do it 
 	@tests/require-packages
 
 include deploy/compose.mk
+include deploy/install.mk
 include bench/bench.mk
 include tests/chaos.mk
 include tests/slow_clients.mk

@@ -2,6 +2,7 @@
 //! that more than one program plugs in.
 
 mod audit;
+pub mod commands;
 mod config_file;
 mod disks;
 mod drain;

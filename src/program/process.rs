@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -170,14 +171,19 @@ impl Process {
     /// # Errors
     /// Why a part cannot go on.
     pub fn wait(&self) -> Result<Ending, Failure> {
+        tell_systemd(NotifyState::Ready);
         loop {
             select! {
-                recv(self.asked_to_stop) -> _ => return Ok(Ending::Stop),
+                recv(self.asked_to_stop) -> _ => {
+                    tell_systemd(NotifyState::Stopping);
+                    return Ok(Ending::Stop);
+                }
                 recv(self.problems) -> problem => {
                     let problem = problem.unwrap_or_else(|_| "nobody looks after its threads".into());
                     return Err(Failure::Runtime(problem));
                 }
                 default(LOOK_EVERY) => {
+                    tell_systemd(NotifyState::Watchdog);
                     if let Some(why) = reason_to_restart(self.metrics.abandoned_connections.get()) {
                         log::warn!("{why}: finishing what is accepted, then restarting");
                         return Ok(Ending::Restart);
@@ -235,6 +241,13 @@ impl Process {
             Some(problem) => Err(Failure::Runtime(problem)),
             None => Ok(()),
         }
+    }
+}
+
+/// Tells systemd, where it has started the program and wants to know (sd_notify(3)).
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::debug!("failed to notify systemd: {error}");
     }
 }
 
