@@ -2,7 +2,7 @@
 //!
 //! Where a test goes:
 //!
-//! - `options`: settings and the command line.
+//! - `options`: settings and the command line. `configuration`: the document that lists them.
 //! - `page`: the page at `/`, and what a real browser sends.
 //! - `first_run`: the first minutes on a machine: folders, terminals, a second start.
 //! - `standard_output`: visits that go to whoever reads them.
@@ -36,6 +36,7 @@
 mod audit;
 mod broker_faults;
 mod cluster;
+mod configuration;
 mod disks;
 mod edge;
 mod endpoints;
