@@ -23,7 +23,7 @@ mkdir "$machine/life"
 cp "$deb" "$machine/life/old.deb"
 dpkg-deb --raw-extract "$deb" "$folder/newer"
 sed -i 's/^Version: .*/&+newer/' "$folder/newer/DEBIAN/control"
-dpkg-deb --root-owner-group --build "$folder/newer" "$machine/life/new.deb" >/dev/null
+dpkg-deb --root-owner-group -Zgzip -z1 --build "$folder/newer" "$machine/life/new.deb" >/dev/null
 
 cp tests/package/life.sh "$machine/life/"
 cat >"$machine/etc/systemd/system/life.service" <<'UNIT'
