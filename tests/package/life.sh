@@ -19,7 +19,7 @@ dpkg --install /life/old.deb
 until_active pixel
 [ "$(visit)" = 200 ]
 [ "$(stat --format %U /var/lib/pixel/spool)" = pixel ]
-! systemctl is-enabled --quiet pixel-http pixel-storage
+[ "$(systemctl is-enabled pixel-http pixel-storage | sort -u)" = disabled ]
 
 # Whoever kills it finds it started again.
 killed=$(main_pid)
@@ -69,7 +69,7 @@ for service in pixel pixel-http pixel-storage; do
 done
 
 dpkg --purge pixel
-! pgrep -u pixel
+[ -z "$(pgrep -u pixel)" ]
 [ ! -e /etc/pixel ] && [ ! -e /lib/systemd/system/pixel.service ]
 # Nobody's visits go with the package.
 [ -e /var/log/pixel/visits.log.1 ]
