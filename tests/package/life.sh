@@ -30,7 +30,10 @@ until_active pixel
 [ "$(visit)" = 200 ]
 
 # Upgraded under visits, it is another process, and has each visit that it answered.
-while [ ! -e /life/stop ]; do visit >>/life/codes; done &
+(
+	set +x
+	while [ ! -e /life/stop ]; do visit >>/life/codes; done
+) &
 sleep 1
 before=$(main_pid)
 dpkg --install /life/new.deb
@@ -62,7 +65,7 @@ until_active pixel-storage
 curl --silent --show-error --fail --output /dev/null http://127.0.0.1:8082/healthz
 systemctl stop pixel-http pixel-storage
 
-systemd-analyze verify /lib/systemd/system/pixel*.service 2>&1 | tee /life/verify
+systemd-analyze verify --man=no /lib/systemd/system/pixel*.service 2>&1 | tee /life/verify
 [ ! -s /life/verify ]
 for service in pixel pixel-http pixel-storage; do
 	systemd-analyze security --threshold=15 "$service" | tail -n 1
