@@ -51,7 +51,7 @@ fn section(document: &mut String, command: &Command, title: &str, known: &[&Arg]
     if !same.is_empty() {
         let flags = same.iter().filter_map(|argument| Some(format!("`--{}`", argument.get_long()?)));
         let lead = if own.is_empty() { "" } else { "\n" };
-        write!(document, "{lead}Of the program's: {}.\n", flags.collect::<Vec<_>>().join(", "))?;
+        writeln!(document, "{lead}Of the program's: {}.", flags.collect::<Vec<_>>().join(", "))?;
     }
     Ok(())
 }
