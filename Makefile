@@ -21,9 +21,10 @@ help: ## Show this list
 run: ## Build Pixel and start it on this machine
 	@cargo build --release --locked --bin pixel
 	@echo
-	@echo '  try    curl -o /dev/null -D - http://127.0.0.1:8080/track'
+	@echo '  try    curl -sS -o /dev/null -D - http://127.0.0.1:8080/track'
 	@echo '  watch  tail -F pixel-data/visits.log'
-	@echo '  paste  <img src="http://127.0.0.1:8080/track" alt="" width="1" height="1">'
+	@echo '  prove  target/release/pixel audit'
+	@echo '  paste  <img src="http://127.0.0.1:8080/track" alt="" width="1" height="1" referrerpolicy="no-referrer-when-downgrade">'
 	@echo
 	@exec target/release/pixel
 
@@ -71,6 +72,7 @@ packages: ## Install Debian's packages that the checks need; as root they do it 
 	@tests/require-packages
 
 include deploy/compose.mk
+include deploy/install.mk
 include bench/bench.mk
 include tests/chaos.mk
 include tests/slow_clients.mk

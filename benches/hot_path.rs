@@ -115,7 +115,7 @@ fn recorder_batch(criterion: &mut Criterion) {
         let folder = tempfile::tempdir_in(".").unwrap();
         let output = folder.path().join("visits.log");
         let (_, lock) =
-            OutputLock::acquire(&[(&output, &folder.path().join("lock"))], &Stop::default(), |_, _| {})
+            OutputLock::acquire(&[(Some(&output), &folder.path().join("lock"))], &Stop::default(), |_, _| {})
                 .unwrap()
                 .unwrap();
         let mut ledger = open_ledger(&folder.path().join("ledger")).unwrap();

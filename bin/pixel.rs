@@ -2,16 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::ArgMatches;
 use pixel::metrics::Role;
 use pixel::program::options::{
-    ADMIN, ADMIN_LISTEN, AdminSettings, Given, HTTP, HttpSettings, LOGS, OUTPUTS, OutputSettings, SPOOL,
-    SpoolSettings, check, check_command, log_settings, with_settings,
+    ADMIN_LISTEN, AdminSettings, Given, HttpSettings, OutputSettings, SpoolSettings, check, log_settings,
 };
 use pixel::program::{
-    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, drain,
-    drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots, merge, merge_command,
-    open_spool, replay, replay_command, status, status_command, with_audit_arguments,
+    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, commands, dead_letters, drain,
+    exit, healthcheck, listen, listen_for_operators, look_after_slots, merge, open_spool, prepare, replay,
+    status,
 };
 use pixel::record::SpoolInboxes;
 
@@ -20,28 +19,8 @@ use pixel::record::SpoolInboxes;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn command() -> Command {
-    let all: &[_] = &[HTTP, SPOOL, OUTPUTS, ADMIN, LOGS];
-    let command = Command::new("pixel")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("A tracking pixel that writes every visit exactly once: GET /track, answered with a transparent GIF")
-        .args_conflicts_with_subcommands(true)
-        .subcommand(with_settings(Command::new("run").about("Take visits and write them; what plain `pixel` does"), all))
-        .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
-        .subcommand(replay_command())
-        .subcommand(drain_command())
-        .subcommand(merge_command())
-        .subcommand(check_command(all))
-        .subcommand(status_command(ADMIN))
-        .subcommand(
-            with_settings(Command::new("healthcheck"), &[ADMIN])
-                .about("Ask the running program whether it is ready; exit status 1 when it is not"),
-        );
-    with_settings(command, all)
-}
-
 fn main() -> ExitCode {
-    let given = command().get_matches();
+    let given = commands::pixel().get_matches();
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel audit", audit(given)),
         Some(("replay", given)) => exit("pixel replay", replay(given)),
@@ -84,8 +63,10 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut process = Process::start(Role::Embedded, &log)?;
     process.announce(&effective);
     let settings = spool;
+    prepare(std::slice::from_ref(&output), Some(&settings.folder))?;
     let spool = open_spool(&settings)?;
     let path = http.path.clone();
+    let format = output.format;
     let writer = Writer::new(output, &process);
     let files = writer.files();
     let backlog = spool.clone();
@@ -94,7 +75,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
         writer.run(|recorder, stop| recorder.run_over(&mut inboxes, |_| (), stop))
     })?;
     look_after_slots(&settings, None, &mut process)?;
-    let public = listen(http, &spool, &process)?;
+    let public = listen(http, &spool, Some(format), &process)?;
     let facts = Facts {
         pixel: Some(format!("http://{}{path}", public.address())),
         spool: Some(spool.folder().display().to_string()),

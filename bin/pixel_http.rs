@@ -2,16 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::ArgMatches;
 use pixel::metrics::Role;
 use pixel::program::options::{
-    ADMIN, ADMIN_LISTEN, AdminSettings, BROKER, BrokerSettings, Given, HTTP, HttpSettings, LOGS, SPOOL,
-    SpoolSettings, check, check_command, log_settings, with_settings,
+    ADMIN_LISTEN, AdminSettings, BrokerSettings, Given, HttpSettings, SpoolSettings, check, log_settings,
 };
 use pixel::program::{
-    Collector, Facts, Failure, LogSettings, Process, drain_to_broker, drain_to_broker_command, exit,
-    healthcheck, listen, listen_for_operators, look_after_slots, open_spool, status, status_command,
-    watch_queue,
+    Collector, Facts, Failure, LogSettings, Process, commands, drain_to_broker, exit, healthcheck, listen,
+    listen_for_operators, look_after_slots, open_spool, prepare, status, watch_queue,
 };
 use pixel::relay::Relay;
 
@@ -19,24 +17,8 @@ use pixel::relay::Relay;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn command() -> Command {
-    let all: &[_] = &[HTTP, BROKER, SPOOL, ADMIN, LOGS];
-    let command = Command::new("pixel-http")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Answers GET /track with a transparent GIF, makes every visit durable and publishes it to RabbitMQ")
-        .args_conflicts_with_subcommands(true)
-        .subcommand(drain_to_broker_command())
-        .subcommand(check_command(all))
-        .subcommand(status_command(ADMIN))
-        .subcommand(
-            with_settings(Command::new("healthcheck"), &[ADMIN])
-                .about("Ask the running program whether it is ready; exit status 1 when it is not"),
-        );
-    with_settings(command, all)
-}
-
 fn main() -> ExitCode {
-    let given = command().get_matches();
+    let given = commands::pixel_http().get_matches();
     match given.subcommand() {
         Some(("drain", given)) => exit("pixel-http drain", drain_to_broker(given)),
         Some(("check", given)) => exit("pixel-http check", check(given, Settings::read)),
@@ -75,6 +57,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     let mut process = Process::start(Role::Collector, &log)?;
     process.announce(&effective);
     let spool_settings = spool;
+    prepare(&[], Some(&spool_settings.folder))?;
     let spool = open_spool(&spool_settings)?;
     let target = format!("publishing to {}, queue {}", broker.nodes(), broker.queue);
     let noted = spool.shard_into(broker.shards);
@@ -95,7 +78,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
         Ok(())
     })?;
     look_after_slots(&spool_settings, Some(broker), &mut process)?;
-    let public = listen(http, &spool, &process)?;
+    let public = listen(http, &spool, None, &process)?;
     let facts = Facts { pixel: Some(format!("http://{}{path}", public.address())), ..facts };
     let status = Collector { health: process.health.clone(), spool: spool.clone() };
     listen_for_operators(admin, status, facts, &process)?;

@@ -2,17 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::ArgMatches;
 use pixel::amqp::OutputName;
 use pixel::health::Part;
 use pixel::metrics::Role;
 use pixel::program::options::{
-    AdminSettings, BROKER, BrokerSettings, Given, LOGS, OUTPUTS, OutputSettings, SHARD_CHOICE, STORAGE_ADMIN,
-    STORAGE_ADMIN_LISTEN, check, check_command, log_settings, with_settings,
+    AdminSettings, BrokerSettings, Given, OutputSettings, STORAGE_ADMIN_LISTEN, check, log_settings,
 };
 use pixel::program::{
-    Facts, Failure, LogSettings, Process, Storage, Writer, audit, exit, healthcheck, listen_for_operators,
-    replay_broker, replay_broker_command, status, status_command, watch_queue, with_audit_arguments,
+    Facts, Failure, LogSettings, Process, Storage, Writer, audit, commands, exit, healthcheck,
+    listen_for_operators, prepare, replay_broker, status, watch_queue,
 };
 use pixel::queue::Shard;
 
@@ -20,25 +19,8 @@ use pixel::queue::Shard;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn command() -> Command {
-    let all: &[_] = &[BROKER, SHARD_CHOICE, OUTPUTS, STORAGE_ADMIN, LOGS];
-    let command = Command::new("pixel-storage")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Consumes visits from RabbitMQ and appends each to a file, exactly once")
-        .args_conflicts_with_subcommands(true)
-        .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
-        .subcommand(replay_broker_command())
-        .subcommand(check_command(all))
-        .subcommand(status_command(STORAGE_ADMIN))
-        .subcommand(
-            with_settings(Command::new("healthcheck"), &[STORAGE_ADMIN])
-                .about("Ask the running program whether it is ready; exit status 1 when it is not"),
-        );
-    with_settings(command, all)
-}
-
 fn main() -> ExitCode {
-    let given = command().get_matches();
+    let given = commands::pixel_storage().get_matches();
     match given.subcommand() {
         Some(("audit", given)) => exit("pixel-storage audit", audit(given)),
         Some(("replay", given)) => exit("pixel-storage replay", replay_broker(given)),
@@ -85,6 +67,7 @@ fn run(given: &ArgMatches) -> Result<(), Failure> {
     process.health.ill(Part::Broker, "not connected yet");
     let outputs: Vec<_> = shards.iter().map(|shard| output.of_shard(*shard)).collect();
     let names: Vec<_> = outputs.iter().map(|output| output.state_path()).collect();
+    prepare(&outputs, None)?;
     let writer = Writer::of_any(outputs, &process);
     let facts = Facts { broker: Some(broker.nodes()), queue: Some(broker.queue.clone()), ..Facts::default() };
     let status = Storage { health: process.health.clone(), files: writer.files() };

@@ -35,4 +35,12 @@ EDGE=caddy deploy/compose.sh config --quiet
 RABBITMQ_ERLANG_COOKIE=x deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
 PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/caddy/docker-compose.yml \
   -f deploy/public.yml config --quiet
+# Of the ServiceMonitor there is no schema: its kind is the Prometheus Operator's.
+for file in deploy/kubernetes/collector.yaml deploy/kubernetes/storage.yaml; do
+  $tools/bin/kubernetes-validate --strict --quiet "$file"
+done
+for file in deploy/systemd/*.service; do
+  systemd-analyze security --offline=true --threshold=15 "$file" > $tools/systemd.log 2>&1 \
+    || { cat $tools/systemd.log >&2; exit 1; }
+done
 echo "deployment files: no findings"

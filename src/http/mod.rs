@@ -6,11 +6,13 @@
 mod admin;
 mod answer;
 mod listener;
+mod page;
 mod report;
 mod track;
 
 pub(crate) use self::admin::{Admin, ask_ready, ask_status};
 pub(crate) use self::listener::{Handler, Listener, ListenerSettings};
+pub(crate) use self::page::Page;
 pub use self::report::Facts;
 pub(crate) use self::report::Status;
 pub(crate) use self::track::{Pixel, Track};

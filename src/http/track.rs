@@ -9,6 +9,7 @@ use super::answer::{
     Answer, NOT_FOUND, PAGE_METHODS, PIXEL, PIXEL_METHODS, RECORDED, UNAVAILABLE, preflight,
 };
 use super::listener::{Handler, Request};
+use super::page::Page;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::queue::VisitStore;
@@ -19,14 +20,6 @@ use crate::visit::wire::encode;
 /// What a visit takes as JSON, more or less.
 const TYPICAL_BYTES: usize = 256;
 
-const PAGE_BODY: &str = include_str!("page.html");
-const PAGE: Answer = Answer::new(
-    "200 OK",
-    "Content-Type: text/html; charset=utf-8\r\n\
-     Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n\
-     X-Content-Type-Options: nosniff\r\nX-Robots-Tag: noindex\r\n",
-    b"",
-);
 const ROBOTS: Answer = Answer::new("200 OK", "Content-Type: text/plain\r\n", b"User-agent: *\nDisallow: /\n");
 /// Browsers ask for an icon, and there is none.
 const NO_ICON: Answer = Answer::new("204 No Content", "Cache-Control: max-age=86400\r\n", b"");
@@ -34,18 +27,17 @@ const NO_ICON: Answer = Answer::new("204 No Content", "Cache-Control: max-age=86
 /// Where the pixel is, and the page that says so.
 pub(crate) struct Pixel {
     paths: [String; 2],
-    page: Answer,
+    page: Page,
 }
 
 impl Pixel {
     /// The pixel at `path`, and at `path` with `.gif` behind it.
-    pub(crate) fn at(path: String) -> Self {
-        let page = PAGE.with_body(PAGE_BODY.replace("/track", &path));
+    pub(crate) fn at(path: String, page: Page) -> Self {
         Pixel { page, paths: [format!("{path}.gif"), path] }
     }
 
     fn route(&self, target: &Target<'_>, method: &Method) -> Route {
-        use Route::{Other, Preflight, Visit};
+        use Route::{Other, Page, Preflight, Visit};
         let is_pixel = self.paths.iter().any(|path| path == target.path);
         match (target.path, method) {
             (_, Method::Get) if is_pixel => Visit(PIXEL),
@@ -53,7 +45,7 @@ impl Pixel {
             (_, Method::Head) if is_pixel => Other(PIXEL),
             (_, Method::Options) if is_pixel => Preflight,
             _ if is_pixel => Other(PIXEL_METHODS),
-            ("/", Method::Get | Method::Head) => Other(self.page.clone()),
+            ("/", Method::Get | Method::Head) => Page,
             ("/robots.txt", Method::Get | Method::Head) => Other(ROBOTS),
             ("/favicon.ico", Method::Get | Method::Head) => Other(NO_ICON),
             ("/" | "/robots.txt" | "/favicon.ico", _) => Other(PAGE_METHODS),
@@ -91,11 +83,8 @@ impl Handler for Track {
                         visits += 1;
                         answer.for_visit()
                     }
-                    Route::Preflight => {
-                        let mut headers = request.headers();
-                        let origin = headers.find(|(name, _)| name.eq_ignore_ascii_case("Origin"));
-                        preflight(origin.map(|(_, value)| value))
-                    }
+                    Route::Preflight => preflight(header(request, "Origin")),
+                    Route::Page => self.pixel.page.answer(header(request, "Host")),
                     Route::Other(answer) => answer,
                 }
             })
@@ -142,6 +131,12 @@ enum Route {
     Visit(Answer),
     /// A browser asks before it posts from another site.
     Preflight,
+    /// Somebody looks what this is.
+    Page,
     /// To be answered so.
     Other(Answer),
+}
+
+fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    request.headers().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }

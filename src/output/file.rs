@@ -498,7 +498,7 @@ impl VisitLog for OutputFile {
             let path = || self.folder.path(&self.name).display().to_string();
             join(&*open.file, end, ours).map_err(|error| VisitLogError::Failed { path: path(), error })?;
         }
-        Ok(Appended { mark: mark.clone(), placed, claims: open.clone() })
+        Ok(Appended { mark: Some(mark.clone()), placed, claims: open.clone() })
     }
 
     fn settle(&mut self) {

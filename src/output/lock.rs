@@ -37,13 +37,13 @@ pub enum Waiting {
 }
 
 impl OutputLock {
-    /// Waits for the lock of one of `outputs`, each with the file that is its lock, polling; which of them it is of,
+    /// Waits for the lock of one of `outputs`, each a file, or none, with the file that is its lock, polling; which of them it is of,
     /// or `None` when the word to stop came before. `waiting` is told, once each, which output is waited for and why.
     ///
     /// # Errors
     /// What the system said of which file.
     pub fn acquire(
-        outputs: &[(&Path, &Path)],
+        outputs: &[(Option<&Path>, &Path)],
         stop: &Stop,
         mut waiting: impl FnMut(usize, Waiting),
     ) -> Result<Option<(usize, Self)>, String> {
@@ -56,7 +56,9 @@ impl OutputLock {
             let mut reason = (0, Waiting::StandingBy);
             for (at, (output, path)) in outputs.iter().enumerate() {
                 if let Some(lock) = Self::try_acquire(path).map_err(failed(path))? {
-                    match is_locked(output).map_err(failed(output))? {
+                    let locked =
+                        output.map(|output| is_locked(output).map_err(failed(output))).transpose()?;
+                    match locked.flatten() {
                         None => return Ok(Some((at, lock))),
                         Some(holder) => reason = (at, Waiting::OutputLocked(holder)),
                     }
@@ -154,7 +156,7 @@ mod tests {
                     let folder = in_the_place_of(name, what);
                     let output = folder.path().join("visits.log");
                     let locked = OutputLock::acquire(
-                        &[(&output, &sibling(&output, "lock"))],
+                        &[(Some(&output), &sibling(&output, "lock"))],
                         &Stop::default(),
                         |_, _| (),
                     );

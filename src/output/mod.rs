@@ -1,6 +1,7 @@
 //! Station "output": the file of visits, its locks, and the ledger of what stands in it.
 //!
-//! [`OutputFile`] and [`LedgerFile`] fill the ports of [`crate::record`] on disk.
+//! [`OutputFile`] and [`LedgerFile`] fill the ports of [`crate::record`] on disk; [`StandardOutput`] stands in for the
+//! file.
 
 mod batch;
 mod candidates;
@@ -8,6 +9,7 @@ mod claims;
 mod file;
 mod ledger;
 mod lock;
+mod stdout;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -15,4 +17,5 @@ mod verify;
 pub use self::file::OutputFile;
 pub use self::ledger::{LedgerContent, LedgerFile, open_at as open_ledger, read as read_ledger};
 pub use self::lock::{OutputLock, Right, Waiting};
+pub use self::stdout::StandardOutput;
 pub use self::verify::{FileAudit, Verdict, verify};

@@ -205,7 +205,7 @@ fn run(folder: &FakeFolder, messages: &Messages, fortune: &mut Fortune, format: 
         };
     }
     match ended {
-        Ok(()) | Err(RecordError::LockLost(_)) => {}
+        Ok(()) | Err(RecordError::Fatal(_)) => {}
         Err(error) => panic!("{error}"),
     }
 }

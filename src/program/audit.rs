@@ -24,6 +24,9 @@ struct Report {
     proved: bool,
     /// Whether files were left out.
     quick: bool,
+    /// Why, where they were.
+    #[serde(skip)]
+    unread: &'static str,
     /// Whether the output was written before its ledger began, so that numbers before a producer's first prove nothing.
     began_late: bool,
     files: Vec<FileAudit>,
@@ -85,6 +88,7 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(matches);
     let output = OutputSettings::read(&mut given);
     given.refuse_bad()?;
+    let is_stdout = output.path.is_none();
     let paths = |name: &str| -> Vec<PathBuf> {
         matches.get_many::<PathBuf>(name).into_iter().flatten().cloned().collect()
     };
@@ -107,7 +111,9 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
     let outputs = ledgers(output, &others)?;
     let written: Vec<&Written> = outputs.iter().map(|(_, ledger)| &ledger.written).collect();
     let numbers = Audit::of(&written, &spools, &elsewhere);
-    let quick = matches.get_flag("quick");
+    // What standard output was given is not there to be read.
+    let unread = if is_stdout { "standard output" } else { "--quick" };
+    let quick = matches.get_flag("quick") || is_stdout;
     let mut files = Vec::new();
     for (output, ledger) in outputs.iter().filter(|_| !quick) {
         if ledger.lacking > 0 {
@@ -117,7 +123,9 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
                 ledger.lacking
             )));
         }
-        files.extend(read_files(&output.path, &moved, ledger)?);
+        if let Some(path) = &output.path {
+            files.extend(read_files(path, &moved, ledger)?);
+        }
     }
     let is_well = |file: &FileAudit| match file.verdict {
         Verdict::Verified => true,
@@ -130,7 +138,7 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
     });
     let proved = numbers.missing + numbers.twice == 0 && files.iter().all(is_well);
     let began_late = written.iter().any(|written| written.began_late());
-    let report = Report { proved, quick, began_late, files, numbers };
+    let report = Report { proved, quick, unread, began_late, files, numbers };
     if matches.get_flag("json") {
         println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
     } else {
@@ -242,7 +250,7 @@ impl fmt::Display for Report {
         }
         write!(formatter, "{}", self.numbers)?;
         if self.quick {
-            writeln!(formatter, "no file was read (--quick)")?;
+            writeln!(formatter, "no file was read ({})", self.unread)?;
         }
         match self.proved {
             _ if self.numbers.is_empty() => Ok(()),

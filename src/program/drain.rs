@@ -14,7 +14,7 @@ use super::options::{
     with_settings,
 };
 use super::process::{Failure, Process};
-use super::progress::Progress;
+use super::progress::{Progress, tell};
 use super::replay::dead_letters;
 use super::stranded::{counted, relay};
 use super::writer::Writer;
@@ -81,14 +81,13 @@ impl Found {
         self.spools.iter().map(|spool| spool.visits()).sum()
     }
 
-    /// Says how it ended.
+    /// Says how it ended; `aside` as for [`tell`].
     ///
     /// # Errors
     /// What stays.
-    #[expect(clippy::print_stdout, reason = "the outcome is what it is asked for")]
-    fn conclude(&self, place: &dyn fmt::Display) -> Result<(), Failure> {
+    fn conclude(&self, place: &dyn fmt::Display, aside: bool) -> Result<(), Failure> {
         for (folder, holder) in &self.held {
-            println!("`{}` is left to process {holder}, which has it", folder.display());
+            tell(&format!("`{}` is left to process {holder}, which has it", folder.display()), aside);
         }
         let left = self.left();
         if left > 0 {
@@ -97,8 +96,8 @@ impl Found {
         }
         let spools = counted(self.spools.len() as u64, "spool");
         match self.visits {
-            0 => println!("nothing waits"),
-            visits => println!("{} of {spools} {place}", counted(visits, "visit")),
+            0 => tell("nothing waits", aside),
+            visits => tell(&format!("{} of {spools} {place}", counted(visits, "visit")), aside),
         }
         Ok(())
     }
@@ -123,7 +122,11 @@ pub fn drain(matches: &ArgMatches) -> Result<(), Failure> {
     given.refuse_bad()?;
     let mut process = Process::start(Role::Embedded, &log)?;
     let found = Arc::new(Found::open(&settings)?);
-    let place = format!("written to `{}`", output.path.display());
+    let is_stdout = output.path.is_none();
+    let place = match &output.path {
+        Some(path) => format!("written to `{}`", path.display()),
+        None => "written to standard output".into(),
+    };
     let writer = Writer::new(output, &process);
     let progress = Mutex::new((Progress::new("visits", found.visits), found.visits));
     let (draining, asked) = (found.clone(), process.stop.clone());
@@ -153,7 +156,7 @@ pub fn drain(matches: &ArgMatches) -> Result<(), Failure> {
         process.part("drain", work)?;
     }
     process.complete()?;
-    found.conclude(&place)
+    found.conclude(&place, is_stdout)
 }
 
 /// Publishes them.
@@ -181,5 +184,5 @@ pub fn drain_to_broker(matches: &ArgMatches) -> Result<(), Failure> {
         Ok(())
     })?;
     process.complete()?;
-    found.conclude(&place)
+    found.conclude(&place, false)
 }

@@ -2,8 +2,9 @@
 //! that more than one program plugs in.
 
 mod audit;
+pub mod commands;
 mod config_file;
-mod distrust;
+mod disks;
 mod drain;
 mod given;
 mod logger;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::audit::{audit, with_arguments as with_audit_arguments};
+pub use self::disks::prepare;
 pub use self::drain::{drain, drain_command, drain_to_broker, drain_to_broker_command};
 pub use self::logger::LogSettings;
 pub use self::merge::{merge, merge_command};
@@ -38,14 +40,14 @@ pub use self::writer::Writer;
 
 use clap::ArgMatches;
 
-use self::distrust::warn_of_distrust;
 use self::options::{AdminSettings, BrokerSettings, Given, HttpSettings, Setting, SpoolSettings};
 use crate::amqp;
 use crate::disk::folder_of;
 pub use crate::http::Facts;
-use crate::http::{Admin, Listener, Pixel, Status, Track, ask_ready};
+use crate::http::{Admin, Listener, Page, Pixel, Status, Track, ask_ready};
 use crate::limits::warn_of_few_files;
 use crate::spool::{OpenError, Spool, want};
+use crate::visit::lines::LineFormat;
 
 /// How long a slot is waited for that another process relays and gives back: it may have to leave a broker that says
 /// nothing.
@@ -72,7 +74,6 @@ pub fn watch_queue(broker: &BrokerSettings, process: &Process) -> Result<(), Fai
 /// # Errors
 /// Who holds it, or what the system said.
 pub fn open_spool(settings: &SpoolSettings) -> Result<Arc<Spool>, Failure> {
-    warn_of_distrust([&*settings.folder]);
     let spool = open_when_free(settings)?;
     spool.prepare();
     match spool.visits() {
@@ -109,20 +110,28 @@ fn open_when_free(settings: &SpoolSettings) -> Result<Spool, Failure> {
     }
 }
 
-/// Opens the public listener, whose visits go to `spool`.
+/// Opens the public listener, whose visits go to `spool`, and are written in `format` where this program does it.
 ///
 /// # Errors
 /// What the system said to the address.
-pub fn listen(settings: HttpSettings, spool: &Arc<Spool>, process: &Process) -> Result<Listener, Failure> {
+pub fn listen(
+    settings: HttpSettings,
+    spool: &Arc<Spool>,
+    format: Option<LineFormat>,
+    process: &Process,
+) -> Result<Listener, Failure> {
     warn_of_few_files(64 + 4 * settings.listener.workers as u64);
+    let page = Page::of(&settings.path, format, &settings.privacy);
     let track = Track {
         store: spool.clone(),
         proxies: settings.proxies,
-        pixel: Pixel::at(settings.path),
+        pixel: Pixel::at(settings.path, page),
         metrics: process.metrics.clone(),
         health: process.health.clone(),
     };
-    process.listen(settings.listener, Arc::new(track))
+    let listener = process.listen(settings.listener, Arc::new(track))?;
+    spool.note_address(&format!("http://{}", listener.address()));
+    Ok(listener)
 }
 
 /// Opens the admin listener, which tells operators what `status` says. It closes with the process.

@@ -25,6 +25,8 @@ const SLOTS_MAX: u64 = 1024;
 const SHARDS_MAX: u64 = 64;
 /// What a shard's number adds to the name of a queue: `.63`.
 const SHARD_SUFFIX_BYTES: usize = 3;
+/// The name of standard output.
+const STDOUT: &str = "-";
 /// How long the admin listener waits for its clients.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,6 +39,8 @@ pub struct HttpSettings {
     pub proxies: TrustedProxies,
     /// The pixel's path, from a slash on; with `.gif` behind it, it is the pixel, too.
     pub path: String,
+    /// Where the operator's text about privacy is; empty where there is none.
+    pub privacy: String,
 }
 
 impl HttpSettings {
@@ -57,6 +61,7 @@ impl HttpSettings {
             },
             proxies: given.read(&TRUSTED_PROXIES, TrustedProxies::from_str),
             path: given.read(&PATH, pixel_path),
+            privacy: given.read(&PRIVACY_URL, web_address),
         }
     }
 }
@@ -203,11 +208,11 @@ fn tls(given: &mut Given<'_>, is_wanted: bool) -> Option<Tls> {
     noted(given, &AMQP_CERT_FILE, Tls::new(authorities, identity))
 }
 
-/// The file that visits are written to, and how.
+/// What visits are written to, and how.
 #[derive(Debug, Clone)]
 pub struct OutputSettings {
-    /// A regular file, or one that is not there yet.
-    pub path: PathBuf,
+    /// A regular file, or one that is not there yet; `None` for standard output.
+    pub path: Option<PathBuf>,
     /// The file that who writes it holds locked.
     pub lock: PathBuf,
     /// The file that says what is written.
@@ -222,8 +227,10 @@ impl OutputSettings {
     /// Reads [`OUTPUTS`].
     pub fn read(given: &mut Given<'_>) -> Self {
         let output = given.read(&OUTPUT, path);
+        let is_stdout = output == Path::new(STDOUT);
         // A link is not followed later on, either: what it names may be another program's.
         match output.symlink_metadata() {
+            _ if is_stdout => {}
             Ok(found) if found.is_symlink() => {
                 given.note(
                     &OUTPUT,
@@ -233,15 +240,17 @@ impl OutputSettings {
             Ok(found) if !found.is_file() => given.note(&OUTPUT, &"it is there, and is no regular file"),
             _ => {}
         }
+        let beside =
+            if is_stdout { Path::new(OUTPUT.default).with_file_name("stdout") } else { output.clone() };
         let state = match given.read(&STATE_DIR, path) {
-            beside if beside.as_os_str().is_empty() => output.clone(),
-            folder => folder.join(output.file_name().unwrap_or_default()),
+            unset if unset.as_os_str().is_empty() => beside,
+            folder => folder.join(beside.file_name().unwrap_or_default()),
         };
         OutputSettings {
             lock: sibling(&state, "lock"),
             ledger: sibling(&state, "ledger"),
             is_default: output == Path::new(OUTPUT.default),
-            path: output,
+            path: Some(output).filter(|_| !is_stdout),
             format: given.read(&FORMAT, LineFormat::from_str),
         }
     }
@@ -249,7 +258,7 @@ impl OutputSettings {
     /// Another output, whose state is beside it.
     pub fn beside(&self, path: &Path) -> OutputSettings {
         let (lock, ledger) = (sibling(path, "lock"), sibling(path, "ledger"));
-        OutputSettings { path: path.into(), lock, ledger, is_default: false, ..self.clone() }
+        OutputSettings { path: Some(path.into()), lock, ledger, is_default: false, ..self.clone() }
     }
 
     /// Its path in the folder of its state, absolute: what its ledger's and its lock's are made of.
@@ -261,14 +270,21 @@ impl OutputSettings {
     /// The output of a shard: `visits.2.log` where this one is `visits.log`.
     pub fn of_shard(&self, shard: Shard) -> OutputSettings {
         let Some(shard) = shard else { return self.clone() };
-        let path = numbered(&self.path, shard);
-        let state = self.ledger.with_file_name(path.file_name().unwrap_or_default());
+        let path = self.path.as_deref().map(|path| numbered(path, shard));
+        let name = path.as_deref().and_then(Path::file_name).map(PathBuf::from);
+        let name = name.unwrap_or_else(|| format!("stdout.{shard}").into());
+        let state = self.ledger.with_file_name(name);
         OutputSettings {
             lock: sibling(&state, "lock"),
             ledger: sibling(&state, "ledger"),
             path,
             ..self.clone()
         }
+    }
+
+    /// Its name, fit to be shown.
+    pub fn shown(&self) -> String {
+        shown(self.path.as_deref())
     }
 
     /// The outputs of shards that have a ledger, in the order of their numbers.
@@ -310,6 +326,11 @@ impl AdminSettings {
         };
         AdminSettings { listener }
     }
+}
+
+/// The name of an output, or of standard output, fit to be shown.
+pub(super) fn shown(path: Option<&Path>) -> String {
+    path.map_or("standard output".into(), |path| path.display().to_string())
 }
 
 /// `path` with a number before its extension, or at its end.
@@ -368,6 +389,14 @@ fn is_true(text: &str) -> Result<bool, &'static str> {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err("expected true or false"),
+    }
+}
+
+fn web_address(text: &str) -> Result<String, &'static str> {
+    let is_web = || url::Url::parse(text).is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
+    match text.is_empty() || is_web() {
+        true => Ok(text.to_string()),
+        false => Err("expected an address such as https://example.com/privacy"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A process: its log, its signals, its parts, and the way to its end.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -145,7 +146,16 @@ impl Process {
             self.sockets.keep(name, listener.socket()?)?;
             Ok(listener)
         });
-        kept.map_err(|error| Failure::Runtime(format!("failed to listen on {address}: {error}")))
+        kept.map_err(|error| {
+            let cure = match (error.kind(), name) {
+                (io::ErrorKind::AddrInUse, "admin") => {
+                    "; another program has it: name another --admin-listen"
+                }
+                (io::ErrorKind::AddrInUse, _) => "; another program has it: name another --listen",
+                _ => "",
+            };
+            Failure::Runtime(format!("failed to listen on {address}: {error}{cure}"))
+        })
     }
 
     /// Closes the public listener, or leaves its socket to the program that starts anew; what it has taken is answered.
@@ -161,14 +171,19 @@ impl Process {
     /// # Errors
     /// Why a part cannot go on.
     pub fn wait(&self) -> Result<Ending, Failure> {
+        tell_systemd(NotifyState::Ready);
         loop {
             select! {
-                recv(self.asked_to_stop) -> _ => return Ok(Ending::Stop),
+                recv(self.asked_to_stop) -> _ => {
+                    tell_systemd(NotifyState::Stopping);
+                    return Ok(Ending::Stop);
+                }
                 recv(self.problems) -> problem => {
                     let problem = problem.unwrap_or_else(|_| "nobody looks after its threads".into());
                     return Err(Failure::Runtime(problem));
                 }
                 default(LOOK_EVERY) => {
+                    tell_systemd(NotifyState::Watchdog);
                     if let Some(why) = reason_to_restart(self.metrics.abandoned_connections.get()) {
                         log::warn!("{why}: finishing what is accepted, then restarting");
                         return Ok(Ending::Restart);
@@ -229,23 +244,34 @@ impl Process {
     }
 }
 
+/// Tells systemd, where it has started the program and wants to know (sd_notify(3)).
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::debug!("failed to notify systemd: {error}");
+    }
+}
+
 /// Listens for signals: the first SIGTERM or SIGINT arrives at what is returned, the second ends the process at
-/// once. SIGHUP, by which rotators tell that they have renamed the output, ends nothing: its name is looked at anyway.
+/// once. Where there is a terminal, SIGHUP tells that it is closed, and ends the process, too; the shell and the system
+/// may both send it. Where there is none, rotators tell by it that they have renamed the output: that ends nothing, as
+/// the output's name is looked at anyway.
 fn listen_for_signals(supervisor: &Supervisor) -> io::Result<Receiver<()>> {
     let (asked, asked_to_stop) = crossbeam_channel::unbounded();
     let was_asked = Arc::new(AtomicBool::new(false));
-    let ask = move || {
-        if was_asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
+    let ask = move |is_impatient: bool| match was_asked.swap(true, Ordering::Relaxed) {
+        true if is_impatient => std::process::exit(130),
+        true => {}
         // The receiver lives as long as the process.
-        let _ = asked.send(());
+        false => asked.send(()).unwrap_or_default(),
     };
+    let interrupt = ask.clone();
     // With its feature `termination`, ctrlc would take SIGHUP for an end, too.
-    ctrlc::set_handler(ask.clone()).map_err(io::Error::other)?;
+    ctrlc::set_handler(move || interrupt(true)).map_err(io::Error::other)?;
+    let is_on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
     let mut signals = Signals::new([SIGTERM, SIGHUP])?;
     supervisor.start("signals", move || {
-        signals.forever().filter(|signal| *signal != SIGHUP).for_each(|_| ask());
+        let ending = signals.forever().filter(|signal| *signal != SIGHUP || is_on_terminal);
+        ending.for_each(|signal| ask(signal != SIGHUP));
         Ok(())
     })?;
     Ok(asked_to_stop)

@@ -48,3 +48,9 @@ impl Drop for Progress {
         self.bar.finish_and_clear();
     }
 }
+
+/// Prints the outcome that was asked for: on stdout, unless that has visits; then `aside`, on stderr.
+#[expect(clippy::print_stdout, reason = "it is what was asked for")]
+pub(super) fn tell(outcome: &str, aside: bool) {
+    if aside { eprintln!("{outcome}") } else { println!("{outcome}") }
+}

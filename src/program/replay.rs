@@ -11,7 +11,7 @@ use super::options::{
     with_settings,
 };
 use super::process::{Failure, Process};
-use super::progress::Progress;
+use super::progress::{Progress, tell};
 use super::writer::Writer;
 use crate::amqp::Broker;
 use crate::metrics::Role;
@@ -77,6 +77,7 @@ pub fn replay(matches: &ArgMatches) -> Result<(), Failure> {
     let spools: Result<Vec<Spool>, _> =
         spools.map(|folder| Spool::open(folder, 1, spool.max_bytes)).collect();
     let spools = spools.map_err(|error| Failure::Runtime(error.to_string()))?;
+    let is_stdout = output.path.is_none();
     let writer = Writer::new(output, &process);
     let metrics = process.metrics.clone();
     let mut letters = DeadFiles::new(paths, move |bytes| progress.advance(bytes), process.stop.clone());
@@ -89,12 +90,13 @@ pub fn replay(matches: &ArgMatches) -> Result<(), Failure> {
         recorded
     })?;
     process.complete()?;
-    println!(
+    let outcome = format!(
         "{} visits written, {} repetitions dropped, {} dead letters still cannot be read",
         metrics.written.get(),
         metrics.duplicate.get(),
         metrics.dead_lettered.get() + metrics.dead_lettered_visits.get()
     );
+    tell(&outcome, is_stdout);
     Ok(())
 }
 

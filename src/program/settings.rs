@@ -38,6 +38,8 @@ settings! {
         "Address of the pixel";
     PATH: "path" "PIXEL_PATH" "/track" public "PATH"
         "Where the pixel is, with and without .gif: another name, for visitors whose filters know this one";
+    PRIVACY_URL: "privacy-url" "PIXEL_PRIVACY_URL" "" public "URL"
+        "Your text about privacy, which the page at / links to";
     WORKERS: "workers" "PIXEL_WORKERS" "4" public "NUMBER"
         "Threads that handle requests: at most one per core, at least two";
     TRUSTED_PROXIES: "trusted-proxies" "PIXEL_TRUSTED_PROXIES" "" public "CIDRS"
@@ -73,9 +75,11 @@ settings! {
     TAKEOVER: "takeover" "PIXEL_TAKEOVER" "false" public "true|false"
         "Take the queue from the output of another machine, which ends then, or is gone for good; for one start";
     OUTPUT: "output" "PIXEL_OUTPUT" "pixel-data/visits.log" public "FILE"
-        "The file that visits are appended to";
+        "The file that visits are appended to; - is standard output, for containers: a crash may print its last visits twice \
+         there, and the audit can prove numbers alone";
     STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
-        "Where the output's lock and ledger are, the same for all who write it; beside it unless set";
+        "Where the output's lock and ledger are, the same for all who write it; beside it unless set, and for standard \
+         output in pixel-data";
     FORMAT: "format" "PIXEL_FORMAT" "pipe" public "FORMAT"
         "How a visit is written: pipe, combined (Apache's) or ndjson";
     ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8081" public "ADDRESS:PORT"
@@ -93,7 +97,7 @@ settings! {
 
 /// Of the public listener.
 pub static HTTP: &[&Setting] =
-    &[&LISTEN, &PATH, &WORKERS, &TRUSTED_PROXIES, &READ_TIMEOUT_MS, &WRITE_TIMEOUT_MS];
+    &[&LISTEN, &PATH, &PRIVACY_URL, &WORKERS, &TRUSTED_PROXIES, &READ_TIMEOUT_MS, &WRITE_TIMEOUT_MS];
 /// Of the spool.
 pub static SPOOL: &[&Setting] = &[&SPOOL_DIR, &SPOOL_MAX_BYTES, &SPOOL_SLOTS];
 /// Of the broker.

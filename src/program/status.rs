@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::options::shown;
 use crate::health::{Health, Part};
 use crate::http::Status;
 use crate::metrics::{Metrics, Reading};
@@ -129,13 +130,13 @@ fn seconds_since(time: f64) -> f64 {
 /// The outputs that may be written, each with its ledger, and which of them is.
 #[derive(Debug, Clone)]
 pub struct OutputFiles {
-    pub(super) files: Vec<(PathBuf, PathBuf)>,
+    pub(super) files: Vec<(Option<PathBuf>, PathBuf)>,
     pub(super) active: Arc<OnceLock<usize>>,
 }
 
 impl OutputFiles {
     /// The one that is written, or will be; `None` while it may be any of several.
-    fn one(&self) -> Option<&(PathBuf, PathBuf)> {
+    fn one(&self) -> Option<&(Option<PathBuf>, PathBuf)> {
         match self.files.as_slice() {
             [only] => Some(only),
             several => several.get(*self.active.get()?),
@@ -143,7 +144,7 @@ impl OutputFiles {
     }
 
     fn name(&self) -> Option<String> {
-        self.one().map(|(path, _)| path.display().to_string())
+        self.one().map(|(path, _)| shown(path.as_deref()))
     }
 
     fn measure(&self, metrics: &Metrics) {
@@ -152,7 +153,7 @@ impl OutputFiles {
             Err(_) => reading.clear(),
         };
         if let Some((path, ledger)) = self.one() {
-            measure(path, &metrics.output_bytes);
+            path.iter().for_each(|path| measure(path, &metrics.output_bytes));
             measure(ledger, &metrics.ledger_bytes);
         }
     }

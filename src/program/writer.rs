@@ -1,21 +1,20 @@
 //! The writing side of `pixel` and pixel-storage: the output's lock, its ledger, and a recorder over both.
 
-use std::fs;
 use std::sync::{Arc, OnceLock};
 
 use uuid::Uuid;
 
-use super::distrust::warn_of_distrust;
+use super::disks::make_folder;
 use super::options::OutputSettings;
 use super::process::Process;
 use super::status::OutputFiles;
 use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
-use crate::disk::{folder_of, keep_names};
+use crate::disk::folder_of;
 use crate::health::{Health, Part};
 use crate::metrics::{Metrics, Role};
-use crate::output::{LedgerFile, OutputFile, OutputLock, Waiting, open_ledger};
-use crate::record::{RecordError, Recorder};
+use crate::output::{LedgerFile, OutputFile, OutputLock, StandardOutput, Waiting, open_ledger};
+use crate::record::{RecordError, Recorder, VisitLog};
 use crate::stop::Stop;
 
 /// An output's place, lock, ledger and id.
@@ -76,8 +75,6 @@ impl Writer {
         &self,
         record: impl FnOnce(usize, Uuid, &mut Recorder<'_>, &Stop) -> Result<(), RecordError>,
     ) -> Result<(), String> {
-        let files = self.outputs.iter().flat_map(|output| [&*output.path, &*output.ledger]);
-        warn_of_distrust(files.map(folder_of));
         let Some((at, lock, mut ledger, id)) = self.open() else { return Ok(()) };
         // It is the one for as long as the process lives.
         self.active.get_or_init(|| at);
@@ -85,15 +82,12 @@ impl Writer {
             self.metrics.storage_active.set(1.0);
         }
         let output = &self.outputs[at];
-        let path = &output.path;
-        let name = path.file_name().ok_or_else(|| format!("`{}` is no file's name", path.display()))?;
-        let folder = Box::new(RealFolder::new(folder_of(path)));
         let format = output.format;
-        log::info!("writing to {}", path.display());
-        let mut visit_log = OutputFile::new(folder, name, Box::new(lock), format);
+        log::info!("writing to {}", output.shown());
+        let mut visit_log = open_log(output, lock)?;
         let mut recorder = Recorder {
             format,
-            visit_log: &mut visit_log,
+            visit_log: &mut *visit_log,
             ledger: &mut ledger,
             metrics: &self.metrics,
             health: &self.health,
@@ -121,12 +115,11 @@ impl Writer {
 
     fn try_to_open(&self) -> Result<Option<Opened>, String> {
         for output in &self.outputs {
-            let folder = folder_of(&output.path);
-            // One that somebody names has its folder, or waits for it: a disk may not be mounted yet.
-            if output.is_default && !folder.exists() {
-                let made = fs::create_dir_all(folder);
+            // One that somebody names was made at the first start, or waits: its disk may not be mounted yet.
+            if output.is_default {
+                let folder = folder_of(&output.ledger);
+                let made = make_folder(folder);
                 made.map_err(|error| format!("failed to make `{}`: {error}", folder.display()))?;
-                keep_names(folder);
             }
         }
         let waiting = |at: usize, reason| match reason {
@@ -140,7 +133,7 @@ impl Writer {
             }
             Waiting::OutputLocked(holder) => {
                 let holder = holder.unwrap_or_else(|| "another process".into());
-                let shown = self.outputs[at].path.display();
+                let shown = self.outputs[at].shown();
                 let problem = format!("{holder} keeps `{shown}` locked (flock)");
                 self.health.stand_by(false);
                 if let Some(lasting) = self.health.ill(Part::Output, &problem) {
@@ -149,7 +142,7 @@ impl Writer {
             }
         };
         let all: Vec<_> =
-            self.outputs.iter().map(|output| (output.path.as_path(), output.lock.as_path())).collect();
+            self.outputs.iter().map(|output| (output.path.as_deref(), output.lock.as_path())).collect();
         let lock = OutputLock::acquire(&all, &self.stop, waiting);
         self.health.stand_by(false);
         let Some((at, lock)) = lock? else { return Ok(None) };
@@ -157,4 +150,15 @@ impl Writer {
         let id = ledger.id().map_err(|error| error.to_string())?;
         Ok(Some((at, lock, ledger, id)))
     }
+}
+
+/// What the lines go to.
+fn open_log(output: &OutputSettings, lock: OutputLock) -> Result<Box<dyn VisitLog>, String> {
+    let Some(path) = &output.path else {
+        let opened = StandardOutput::open(Box::new(lock));
+        return Ok(Box::new(opened.map_err(|error| format!("failed to write to standard output: {error}"))?));
+    };
+    let name = path.file_name().ok_or_else(|| format!("`{}` is no file's name", path.display()))?;
+    let folder = Box::new(RealFolder::new(folder_of(path)));
+    Ok(Box::new(OutputFile::new(folder, name, Box::new(lock), output.format)))
 }

@@ -48,14 +48,14 @@ const TICK: Duration = Duration::from_millis(250);
 pub enum RecordError {
     /// The way to the messages is lost: open another.
     Inbox(InboxError),
-    /// Another process may be writing: end, and start anew.
-    LockLost(String),
+    /// Another process may be writing, or nobody reads what is written: end, and start anew.
+    Fatal(String),
 }
 
 impl fmt::Display for RecordError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RecordError::Inbox(InboxError(why)) | RecordError::LockLost(why) => formatter.write_str(why),
+            RecordError::Inbox(InboxError(why)) | RecordError::Fatal(why) => formatter.write_str(why),
         }
     }
 }
@@ -71,7 +71,8 @@ impl From<InboxError> for RecordError {
 /// What a step of recording met; `Failed` is tried again.
 enum StepError {
     Failed(String),
-    LockLost(String),
+    // Nothing may be written any more.
+    Fatal(String),
     // The batch is given up: it comes again.
     Inbox(InboxError),
 }
@@ -80,7 +81,9 @@ impl From<VisitLogError> for StepError {
     fn from(error: VisitLogError) -> Self {
         match error {
             VisitLogError::Failed { .. } => StepError::Failed(error.to_string()),
-            VisitLogError::LockLost { .. } => StepError::LockLost(error.to_string()),
+            VisitLogError::LockLost { .. } | VisitLogError::Closed { .. } => {
+                StepError::Fatal(error.to_string())
+            }
         }
     }
 }
@@ -163,7 +166,7 @@ impl Recorder<'_> {
     /// is given up where that cannot be told, and comes again; one that was begun waits until it can.
     fn may_write(&self, inbox: &mut dyn Inbox) -> Result<(), StepError> {
         inbox.check().map_err(|withheld| match withheld {
-            Withheld::TakenOver(why) => StepError::LockLost(why),
+            Withheld::TakenOver(why) => StepError::Fatal(why),
             Withheld::Unknown(InboxError(why)) if self.visit_log.has_begun() => {
                 StepError::Failed(format!("cannot go on with a batch before it is known whose it is: {why}"))
             }
@@ -175,7 +178,7 @@ impl Recorder<'_> {
     /// wrong with one, the cure is another: what was not acknowledged comes again on it.
     ///
     /// # Errors
-    /// [`RecordError::LockLost`].
+    /// [`RecordError::Fatal`].
     pub fn run_over(
         &mut self,
         connector: &mut dyn Connect<dyn Inbox>,
@@ -189,7 +192,7 @@ impl Recorder<'_> {
             self.prepare(stop).map_err(Setback::Fatal)?;
             let mut inbox = match connector.connect() {
                 // Another connection would not help.
-                Err(ConnectError::TakenOver(why)) => return Err(Setback::Fatal(RecordError::LockLost(why))),
+                Err(ConnectError::TakenOver(why)) => return Err(Setback::Fatal(RecordError::Fatal(why))),
                 connected => connected?,
             };
             let established = reconnect.established();
@@ -207,7 +210,7 @@ impl Recorder<'_> {
     /// Waits until the output can be written to, or `stop` is set: before that, no delivery is taken.
     ///
     /// # Errors
-    /// [`RecordError::LockLost`].
+    /// [`RecordError::Fatal`].
     pub fn prepare(&mut self, stop: &Stop) -> Result<(), RecordError> {
         self.persist(stop, Self::open).map(|_| ())
     }
@@ -247,7 +250,7 @@ impl Recorder<'_> {
                 }
                 Ok(false)
             }
-            Err(StepError::LockLost(problem)) => Err(RecordError::LockLost(problem)),
+            Err(StepError::Fatal(problem)) => Err(RecordError::Fatal(problem)),
             Err(StepError::Inbox(lost)) => Err(RecordError::Inbox(lost)),
         }
     }

@@ -65,7 +65,7 @@ impl<'a> Plan<'a> {
 
     /// Notes in `entry` where the lines are.
     pub(super) fn place(appended: &Appended<'_>, written: &Written, entry: &mut Entry) {
-        entry.mark = Some(appended.mark.clone());
+        entry.mark.clone_from(&appended.mark);
         entry.claims.clone_from(&appended.claims);
         let mut files: BTreeMap<u64, (FileChange, FileRecord)> = BTreeMap::new();
         for placed in &appended.placed {
@@ -77,7 +77,8 @@ impl<'a> Plan<'a> {
                 // Of one that is not the mark's the claims know the name.
                 let claims = written.claims().iter().find(|claims| claims.mark.file == placed.file);
                 let name = claims.map(|claims| claims.mark.name.clone());
-                let name = name.filter(|_| placed.file != appended.mark.file);
+                let is_marked = appended.mark.as_ref().is_some_and(|mark| mark.file == placed.file);
+                let name = name.filter(|_| !is_marked);
                 (FileChange { file: placed.file, name, ..FileChange::default() }, record)
             });
             let stretch = FileRecord::stretch(record.stretches.last(), placed.start, &placed.bytes);

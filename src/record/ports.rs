@@ -157,8 +157,8 @@ pub struct Placed<'a> {
 /// What was appended, and is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended<'a> {
-    /// Where the log ends now.
-    pub mark: Mark,
+    /// Where the log ends now; `None` for one that cannot be looked at again.
+    pub mark: Option<Mark>,
     /// Where the lines of the batch are: each in one of them.
     pub placed: Vec<Placed<'a>>,
     /// The claims that are open still, where that changed.
@@ -177,7 +177,7 @@ pub trait VisitLog {
     /// Looks after the log when there is nothing to write: makes the file where it was renamed or removed.
     ///
     /// # Errors
-    /// As for `check`, and what failed.
+    /// As for `check`, what failed, and [`VisitLogError::Closed`].
     fn refresh(&mut self) -> Result<(), VisitLogError>;
     /// Keeps everybody else out until `settle` or `let_go`, and compares the log with what was `written`. Returns what the ledger
     /// has to be told before anything is appended: where the log ends, that it is a new file, and, the first time,
@@ -195,7 +195,7 @@ pub trait VisitLog {
     ///
     /// # Errors
     /// What failed. Some of the bytes may stand there then: the next call, with the same lines, goes on where this one
-    /// stopped, once `begin` has succeeded again. As for `check`, and [`VisitLogError::Failed`].
+    /// stopped, once `begin` has succeeded again. As for `check`, [`VisitLogError::Failed`] and [`VisitLogError::Closed`].
     fn append<'a>(
         &'a mut self,
         lines: &'a Lines,
@@ -222,6 +222,11 @@ pub enum VisitLogError {
         /// The lock file.
         path: String,
     },
+    /// Nobody reads what is written any more, and nobody else can: end.
+    Closed {
+        /// What the system said.
+        error: io::Error,
+    },
 }
 
 impl fmt::Display for VisitLogError {
@@ -233,6 +238,10 @@ impl fmt::Display for VisitLogError {
             VisitLogError::LockLost { path } => {
                 write!(formatter, "the lock `{path}` was removed or replaced while it was held")
             }
+            VisitLogError::Closed { error } => write!(
+                formatter,
+                "nobody reads standard output any more ({error}): what is not written yet is at the next start"
+            ),
         }
     }
 }

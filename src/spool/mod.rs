@@ -50,7 +50,7 @@ pub struct Spool {
     max_bytes: u64,
     segment_bytes: u64,
     // Held for the spool's life: one process per spool.
-    _lock: File,
+    lock: File,
     confirmed_file: File,
     writer: Mutex<Writer>,
     state: Mutex<State>,
@@ -102,6 +102,13 @@ impl Spool {
         Self::open_on(folder.into(), true, max_bytes, Arc::new(|file| Arc::new(file)))
     }
 
+    /// Tells whoever wants this spool, too, where its process listens.
+    pub fn note_address(&self, address: &str) {
+        if let Err(error) = open::note_address(&self.lock, address) {
+            log::debug!("failed to note the address in `{}`: {error}", self.folder.display());
+        }
+    }
+
     /// Whether a collector waits for this spool, which [`Spool::take_over`] has opened.
     pub fn is_wanted(&self) -> bool {
         slots::is_wanted(&self.folder)
@@ -118,7 +125,7 @@ impl Spool {
             producer,
             max_bytes,
             segment_bytes,
-            _lock: lock,
+            lock,
             confirmed_file,
             writer: Mutex::new(Writer { active }),
             state: Mutex::new(State { segments, next, confirmed }),

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -28,6 +29,9 @@ pub(super) const WANTED: &str = "wanted";
 /// What stands behind the process id of one that gives way.
 const GIVES_WAY: &str = "gives way";
 
+/// What an address stands behind.
+const LISTENING: &str = "listening on ";
+
 /// Why a spool cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
@@ -37,6 +41,8 @@ pub enum OpenError {
         path: PathBuf,
         /// The holder's process id, as it wrote it.
         holder: String,
+        /// Where it listens, as it wrote it; empty where it did not.
+        listening: String,
         /// Whether it relays what others have left there, and lets go of it for a collector that wants it.
         gives_way: bool,
     },
@@ -59,10 +65,11 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::Held { path, holder, .. } => write!(
+            OpenError::Held { path, holder, listening, .. } => write!(
                 formatter,
-                "Pixel already runs here as process {holder} (it holds `{}`). Stop it, or give this one its own \
+                "Pixel already runs here as process {holder} ({listening}{}it holds `{}`). Stop it, or give this one its own \
                  --spool-dir, --output, --listen and --admin-listen",
+                if listening.is_empty() { "" } else { "; " },
                 path.display()
             ),
             OpenError::Newer { folder, format } => write!(
@@ -150,17 +157,24 @@ fn hold(path: &Path, gives_way: bool) -> Result<File, OpenError> {
         file.read_to_string(&mut text).map_err(at(path))?;
         let mut lines = text.lines();
         let holder = lines.next().unwrap_or_default().into();
-        return Err(OpenError::Held {
-            path: path.into(),
-            holder,
-            gives_way: lines.next() == Some(GIVES_WAY),
-        });
+        let note = lines.next().unwrap_or_default();
+        let gives_way = note == GIVES_WAY;
+        let listening = if note.starts_with(LISTENING) { note.into() } else { String::new() };
+        return Err(OpenError::Held { path: path.into(), holder, listening, gives_way });
     }
-    // The id is for people; the lock is flock's.
-    let (id, note) = (std::process::id(), if gives_way { GIVES_WAY } else { "" });
-    let written = file.set_len(0).and_then(|()| file.rewind());
-    written.and_then(|()| file.write_all(format!("{id}\n{note}").as_bytes())).map_err(at(path))?;
+    note(&file, if gives_way { GIVES_WAY } else { "" }).map_err(at(path))?;
     Ok(file)
+}
+
+/// Tells whoever wants the spool, too, where its process listens.
+pub(super) fn note_address(lock: &File, address: &str) -> io::Result<()> {
+    note(lock, &format!("{LISTENING}{address}"))
+}
+
+/// Writes the process id, and `note` behind it. They are for people; the lock is flock's.
+fn note(lock: &File, note: &str) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.write_all_at(format!("{}\n{note}\n", std::process::id()).as_bytes(), 0)
 }
 
 /// The UUID and the format that stand in a spool's folder; `None` where nothing does.

@@ -53,7 +53,7 @@ fn the_pixel_may_have_another_path() -> Outcome {
         assert_eq!(get(system.address, path, &[])?.status, status, "{path}");
     }
     let page = String::from_utf8(get(system.address, "/", &[])?.body)?;
-    assert!(page.contains("https://THIS-HOST/p/x\"") && !page.contains("/track"), "{page}");
+    assert!(page.contains("https://px.example.com/p/x\"") && !page.contains("/track"), "{page}");
     let lines = system.output.wait_for_lines(2)?;
     assert!(
         lines[0].contains(r#""path":"/p/x","#) && lines[1].contains(r#""path":"/p/x.gif","#),

@@ -2,7 +2,10 @@
 //!
 //! Where a test goes:
 //!
-//! - `options`: settings and the command line.
+//! - `options`: settings and the command line. `configuration`: the document that lists them.
+//! - `page`: the page at `/`, and what a real browser sends.
+//! - `first_run`: the first minutes on a machine: folders, terminals, a second start.
+//! - `standard_output`: visits that go to whoever reads them.
 //! - `endpoints`: each request's answer, and what operators are told.
 //! - `heads`: heads that no browser sends, each with its defined answer.
 //! - `hostile`: a corpus of them, with a visit after each.
@@ -34,9 +37,11 @@
 mod audit;
 mod broker_faults;
 mod cluster;
+mod configuration;
 mod disks;
 mod edge;
 mod endpoints;
+mod first_run;
 mod front_door;
 mod heads;
 mod hostile;
@@ -45,12 +50,14 @@ mod neighbours;
 mod observe;
 mod options;
 mod output;
+mod page;
 mod processes;
 mod replay;
 mod rotation;
 mod rules;
 mod shards;
 mod smuggling;
+mod standard_output;
 mod stranded;
 #[path = "../support/mod.rs"]
 mod support;

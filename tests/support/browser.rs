@@ -63,6 +63,21 @@ impl Browser {
         self.ask("POST", "/execute/sync", &json!({"script": script, "args": []}))
     }
 
+    /// Clicks on the element that `selector` finds, as a person does.
+    pub fn click(&self, selector: &str) -> Outcome {
+        let found = self.ask("POST", "/element", &json!({"using": "css selector", "value": selector}))?;
+        let element =
+            found.as_object().and_then(|found| found.values().next()?.as_str()).ok_or("no element")?;
+        self.ask("POST", &format!("/element/{element}/click"), &json!({})).map(drop)
+    }
+
+    /// Has pages look as on a machine that is set to dark.
+    pub fn go_dark(&self) -> Outcome {
+        let dark = json!([{"name": "prefers-color-scheme", "value": "dark"}]);
+        let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": dark}});
+        self.ask("POST", "/goog/cdp/execute", &command).map(drop)
+    }
+
     /// What the page has complained about: errors, and what its policy forbade.
     pub fn complaints(&self) -> Outcome<Vec<String>> {
         let log = self.ask("POST", "/se/log", &json!({"type": "browser"}))?;

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# What happens in the machine of run.sh: every line of it must succeed.
+set -eux
+
+visit() {
+	curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}\n' http://127.0.0.1:8080/track || true
+}
+until_active() {
+	for _ in $(seq 100); do
+		[ "$(systemctl show --property=ActiveState --value "$1")" != active ] || return 0
+		sleep 0.1
+	done
+	systemctl status "$1"
+	return 1
+}
+main_pid() { systemctl show --property=MainPID --value pixel; }
+
+dpkg --install /life/old.deb
+until_active pixel
+[ "$(visit)" = 200 ]
+[ "$(stat --format %U /var/lib/pixel/spool)" = pixel ]
+[ "$(systemctl is-enabled pixel-http pixel-storage | sort -u)" = disabled ]
+
+# Whoever kills it finds it started again.
+killed=$(main_pid)
+kill -9 "$killed"
+sleep 2
+until_active pixel
+[ "$(main_pid)" != "$killed" ]
+[ "$(visit)" = 200 ]
+
+# Upgraded under visits, it is another process, and has each visit that it answered.
+(
+	set +x
+	while [ ! -e /life/stop ]; do visit >>/life/codes; done
+) &
+sleep 1
+before=$(main_pid)
+dpkg --install /life/new.deb
+until_active pixel
+[ "$(main_pid)" != "$before" ]
+sleep 1
+touch /life/stop
+wait
+[ "$(tail -n 1 /life/codes)" = 200 ]
+answered=$(($(grep -c '^200$' /life/codes) + 2))
+
+# Rotated, lock and ledger stay where they are.
+logrotate --force /etc/logrotate.d/pixel
+sleep 1
+[ "$(visit)" = 200 ]
+systemctl stop pixel
+[ "$(systemctl show --property=Result --value pixel)" = success ]
+[ "$(cat /var/log/pixel/visits.log /var/log/pixel/visits.log.1 | wc -l)" -ge $((answered + 1)) ]
+pixel audit --config /etc/pixel/pixel.toml --spool-dir /var/lib/pixel/spool
+[ -e /var/lib/pixel/visits.log.ledger ]
+[ "$(find /var/log/pixel -type f | wc -l)" = 2 ]
+
+# pixel-http and pixel-storage start, with the broker's URL as a credential.
+systemctl start pixel-http
+until_active pixel-http
+[ "$(visit)" = 200 ]
+systemctl start pixel-storage
+until_active pixel-storage
+curl --silent --show-error --fail --output /dev/null http://127.0.0.1:8082/healthz
+systemctl stop pixel-http pixel-storage
+
+systemd-analyze verify --man=no /lib/systemd/system/pixel*.service 2>&1 | tee /life/verify
+[ ! -s /life/verify ]
+for service in pixel pixel-http pixel-storage; do
+	systemd-analyze security --threshold=15 "$service" | tail -n 1
+done
+
+dpkg --purge pixel
+[ -z "$(pgrep -u pixel)" ]
+[ ! -e /etc/pixel ] && [ ! -e /lib/systemd/system/pixel.service ]
+# Nobody's visits go with the package.
+[ -e /var/log/pixel/visits.log.1 ]
+echo "installed, killed, upgraded under $answered answered visits, rotated, purged: every visit is written" >/life/passed
