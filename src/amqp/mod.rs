@@ -29,7 +29,7 @@ use amiquip::{Channel, Connection};
 
 use self::session::Session;
 pub(crate) use self::topology::{QUEUE_NAME_MAX_BYTES, queue_of};
-use self::topology::{bind_to_fanout, dead_letters, declare};
+use self::topology::{bind_to_fanout, declare};
 use crate::connect::{Connect, ConnectError};
 use crate::queue::Shard;
 use crate::record::Inbox;
@@ -137,7 +137,7 @@ impl Connect<dyn Inbox> for Broker {
             .socket()
             .and_then(|socket| Intake::start(deliveries, prefetch, self.pace.clone(), socket))
             .map_err(|error| ConnectError::Unavailable(error.to_string()))?;
-        let dead = dead_letters(&self.queue);
-        Ok(Box::new(AmqpInbox::new(session, intake, confirms, dead, self.blocked.clone(), address)))
+        let (queue, blocked) = (self.queue.clone(), self.blocked.clone());
+        Ok(Box::new(AmqpInbox::new(session, intake, confirms, queue, blocked, address)))
     }
 }

@@ -20,6 +20,7 @@
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
 //! - `observe`: what operators see: metrics, the status page, the log, the alerts.
+//! - `tracing`: spans and numbers as a receiver of OpenTelemetry gets them.
 //! - `shards`: several queues with an output each.
 //! - `stranded`: slots whose collector is gone.
 //! - `rules`: what the project keeps to, read off its files.
@@ -54,6 +55,7 @@ mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod tracing;
 mod web_servers;
 
 use support::Outcome;

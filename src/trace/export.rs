@@ -1,0 +1,168 @@
+//! Spans on their way to the collector: a bounded queue, a thread, an HTTP client that gives up in time.
+//!
+//! The queue and the thread are the SDK's. It tells nobody what it drops, so what goes in and comes out is counted
+//! here, and nothing is handed to it that it would drop.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use opentelemetry::Context as Surroundings;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor,
+};
+use prometheus_client::metrics::counter::Counter;
+
+use super::settings::Traces;
+
+/// The most that is read of a collector's answer, in bytes: it says nothing that matters.
+const ANSWER_MAX_BYTES: u64 = 64 << 10;
+/// How often a collector that fails is said in the log.
+const SAY_AGAIN: Duration = Duration::from_secs(300);
+
+/// What became of spans.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Taken by the collector.
+    pub exported: Counter,
+    /// Dropped, as the collector did not take them, or not fast enough.
+    pub dropped: Counter,
+}
+
+/// Where ended spans go.
+///
+/// # Errors
+/// Why none can be sent.
+pub(super) fn processor(traces: &Traces, counts: Counts) -> Result<Counting, String> {
+    let exporter = OtlpExporter::builder()
+        .with_http()
+        .with_http_client(Client(traces.agent.clone()))
+        .build()
+        .map_err(|error| error.to_string())?;
+    let queued = Arc::new(AtomicUsize::new(0));
+    let exporter = CountingExporter {
+        exporter,
+        queued: queued.clone(),
+        counts: counts.clone(),
+        failing: Mutex::default(),
+        shown: traces.shown.clone(),
+    };
+    let config = BatchConfigBuilder::default()
+        .with_max_queue_size(traces.queue_max)
+        .with_max_export_batch_size(traces.batch_max)
+        .with_scheduled_delay(traces.delay)
+        .build();
+    let batches = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+    Ok(Counting { batches, queued, queue_max: traces.queue_max, dropped: counts.dropped })
+}
+
+/// The SDK's processor, with nothing handed to it that it would drop.
+#[derive(Debug)]
+pub(super) struct Counting {
+    batches: BatchSpanProcessor,
+    // Those that the exporter has not taken yet.
+    queued: Arc<AtomicUsize>,
+    queue_max: usize,
+    dropped: Counter,
+}
+
+impl SpanProcessor for Counting {
+    fn on_start(&self, span: &mut Span, around: &Surroundings) {
+        self.batches.on_start(span, around);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.queued.fetch_add(1, Ordering::Relaxed) < self.queue_max {
+            self.batches.on_end(span);
+        } else {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            self.dropped.inc();
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batches.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
+
+/// The OTLP exporter, with what becomes of its spans counted, and said in the log.
+#[derive(Debug)]
+struct CountingExporter {
+    exporter: OtlpExporter,
+    queued: Arc<AtomicUsize>,
+    counts: Counts,
+    // When that was said last, while it fails.
+    failing: Mutex<Option<Instant>>,
+    shown: String,
+}
+
+impl CountingExporter {
+    fn note(&self, outcome: &OTelSdkResult) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(()) if failing.take().is_some() => log::info!("{} takes traces again", self.shown),
+            Ok(()) => {}
+            Err(_) if failing.is_some_and(|said| said.elapsed() < SAY_AGAIN) => {}
+            Err(error) => {
+                *failing = Some(Instant::now());
+                log::warn!(
+                    "failed to send traces to {}: {error}; visits go on, spans are dropped",
+                    self.shown
+                );
+            }
+        }
+    }
+}
+
+impl SpanExporter for CountingExporter {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let count = batch.len();
+        self.queued.fetch_sub(count, Ordering::Relaxed);
+        let outcome = self.exporter.export(batch).await;
+        let counter = if outcome.is_ok() { &self.counts.exported } else { &self.counts.dropped };
+        counter.inc_by(count as u64);
+        self.note(&outcome);
+        outcome
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// Sends requests, one at a time, on the thread that asks: the one of the exports.
+struct Client(ureq::Agent);
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Client")
+    }
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let (head, body) = request.into_parts();
+        let (head, mut body) = self.0.run(Request::from_parts(head, &body[..]))?.into_parts();
+        let body = body.with_config().limit(ANSWER_MAX_BYTES).read_to_vec()?;
+        Ok(Response::from_parts(head, body.into()))
+    }
+}
