@@ -71,6 +71,8 @@ pub struct Process {
     pub health: Arc<Health>,
     /// Given to the parts when they are to end.
     pub stop: Stop,
+    // Where they go beside that.
+    pub(super) numbers: Option<trace::Numbers>,
     sockets: Sockets,
     supervisor: Supervisor,
     problems: Receiver<String>,
@@ -99,6 +101,7 @@ impl Process {
             metrics,
             health: Arc::default(),
             stop: Stop::default(),
+            numbers: log.traces.numbers.clone(),
             sockets,
             supervisor,
             problems,

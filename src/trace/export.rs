@@ -4,9 +4,9 @@
 //! here, and nothing is handed to it that it would drop.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use opentelemetry::Context as Surroundings;
@@ -19,12 +19,11 @@ use opentelemetry_sdk::trace::{
 };
 use prometheus_client::metrics::counter::Counter;
 
+use super::complaint::Complaint;
 use super::settings::Traces;
 
 /// The most that is read of a collector's answer, in bytes: it says nothing that matters.
 const ANSWER_MAX_BYTES: u64 = 64 << 10;
-/// How often a collector that fails is said in the log.
-const SAY_AGAIN: Duration = Duration::from_secs(300);
 
 /// What became of spans.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +41,7 @@ pub struct Counts {
 pub(super) fn processor(traces: &Traces, counts: Counts) -> Result<Counting, String> {
     let exporter = OtlpExporter::builder()
         .with_http()
-        .with_http_client(Client(traces.agent.clone()))
+        .with_http_client(Client(traces.address.agent.clone()))
         .build()
         .map_err(|error| error.to_string())?;
     let queued = Arc::new(AtomicUsize::new(0));
@@ -50,8 +49,8 @@ pub(super) fn processor(traces: &Traces, counts: Counts) -> Result<Counting, Str
         exporter,
         queued: queued.clone(),
         counts: counts.clone(),
-        failing: Mutex::default(),
-        shown: traces.shown.clone(),
+        complaint: Complaint::default(),
+        shown: traces.address.shown.clone(),
     };
     let config = BatchConfigBuilder::default()
         .with_max_queue_size(traces.queue_max)
@@ -105,25 +104,21 @@ struct CountingExporter {
     exporter: OtlpExporter,
     queued: Arc<AtomicUsize>,
     counts: Counts,
-    // When that was said last, while it fails.
-    failing: Mutex<Option<Instant>>,
+    complaint: Complaint,
     shown: String,
 }
 
 impl CountingExporter {
     fn note(&self, outcome: &OTelSdkResult) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            Ok(()) if failing.take().is_some() => log::info!("{} takes traces again", self.shown),
-            Ok(()) => {}
-            Err(_) if failing.is_some_and(|said| said.elapsed() < SAY_AGAIN) => {}
-            Err(error) => {
-                *failing = Some(Instant::now());
+            Ok(()) if self.complaint.is_over() => log::info!("{} takes traces again", self.shown),
+            Err(error) if self.complaint.is_due() => {
                 log::warn!(
                     "failed to send traces to {}: {error}; visits go on, spans are dropped",
                     self.shown
                 );
             }
+            _ => {}
         }
     }
 }

@@ -5,16 +5,23 @@
 //! what it cannot send in time is dropped, and counted.
 //!
 //! A request is sampled by the standard's variables. Its context travels with its visit ([`mark`]), and from there on
-//! spans are of messages and batches, linked to what is in them: never one for each visit.
+//! spans are of messages and batches, linked to what is in them: never one for each visit. The program's numbers go the
+//! same way ([`Numbers`]), where that is wanted.
 
+mod address;
+mod complaint;
 mod context;
 mod export;
+mod exposition;
+mod numbers;
+mod resource;
 mod settings;
 mod spans;
 mod tracer;
 
 pub use self::context::{Context, LINKS_MAX, mark, marked};
 pub use self::export::Counts;
+pub use self::numbers::Numbers;
 pub use self::settings::Settings;
 pub use self::spans::{Entered, Span, current, enter, process, request, send, settle, step, within};
 pub use self::tracer::{finish, is_on, start};

@@ -4,6 +4,7 @@
 //! is wrong then is said at start, and what is not built in is refused: traces that silently go nowhere are worse
 //! than none.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use percent_encoding::percent_decode_str;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use url::Url;
 
+use super::address::Address;
+use super::numbers::Numbers;
+
 /// Where systems keep the authorities that they trust: Debian and Alpine, Fedora, openSUSE, BSD.
 const SYSTEM_AUTHORITIES: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt",
@@ -28,21 +32,21 @@ const SYSTEM_AUTHORITIES: &[&str] = &[
 const QUEUE_MAX: u64 = 65_536;
 const MS_MAX: u64 = 600_000;
 
-/// What is traced, and where it goes.
+/// What is sent, and where it goes.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     pub(super) traces: Option<Traces>,
+    /// Where the program's numbers go, if anywhere.
+    pub numbers: Option<Numbers>,
     /// Whether somebody gave the service a name.
     pub(super) is_named: bool,
 }
 
-/// Where traces go.
+/// Where traces go, and how.
 #[derive(Debug, Clone)]
 pub(super) struct Traces {
-    /// Their address, fit to be shown.
-    pub(super) shown: String,
+    pub(super) address: Address,
     pub(super) sampling: Sampling,
-    pub(super) agent: ureq::Agent,
     pub(super) queue_max: usize,
     pub(super) batch_max: usize,
     pub(super) delay: Duration,
@@ -60,6 +64,9 @@ impl Settings {
     fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Vec<String>> {
         let mut reading = Reading { variable, problems: Vec::new() };
         let settings = reading.settings();
+        // What counts for both signals is read for both.
+        let mut said = BTreeSet::new();
+        reading.problems.retain(|problem| said.insert(problem.clone()));
         if reading.problems.is_empty() { Ok(settings) } else { Err(reading.problems) }
     }
 }
@@ -76,45 +83,35 @@ impl Reading<'_> {
         if self.read("OTEL_SDK_DISABLED", false, |text| is_true(&text.to_ascii_lowercase())) {
             return Settings::default();
         }
-        let Some((name, endpoint)) = self.endpoint() else { return Settings::default() };
-        let exporter = one_of(&[("otlp", true), ("none", false)]);
-        if !self.read("OTEL_TRACES_EXPORTER", true, exporter) {
-            return Settings::default();
-        }
-        let agent = self.agent(name, &endpoint);
-        for name in ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] {
-            self.read(name, (), one_of(&[("http/protobuf", ())]));
-        }
-        for name in ["OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"] {
-            self.read(name, (), one_of(&[("none", ())]));
-        }
+        let traces = self.address("TRACES").map(|address| self.traces(address));
+        let numbers = self.address("METRICS");
+        let every =
+            self.read_where(numbers.is_some(), "OTEL_METRIC_EXPORT_INTERVAL", 60_000, number(10, MS_MAX));
+        self.pairs("OTEL_RESOURCE_ATTRIBUTES", traces.is_some() || numbers.is_some());
+        let attributes = self.text("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+        let is_named = self.text("OTEL_SERVICE_NAME").is_some()
+            || attributes.split(',').any(|pair| pair.trim().starts_with("service.name="));
+        let every = Duration::from_millis(every);
+        let numbers = numbers.map(|address| Numbers { address, every, is_named });
+        Settings { traces, numbers, is_named }
+    }
+
+    fn traces(&mut self, address: Address) -> Traces {
         self.read("OTEL_PROPAGATORS", (), |text| {
             let known = ["tracecontext", "baggage"];
             let all_are = text.split(',').all(|name| known.contains(&name.trim()));
             all_are.then_some(()).ok_or("expected tracecontext, which is what is read and written")
         });
-        self.pairs("OTEL_RESOURCE_ATTRIBUTES", |_| true);
-        for name in ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"] {
-            self.pairs(name, |key| {
-                key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            });
-        }
         let queue_max = self.read("OTEL_BSP_MAX_QUEUE_SIZE", 2_048, number(1, QUEUE_MAX));
         let batch_max = self.read("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512, number(1, QUEUE_MAX));
         let delay = self.read("OTEL_BSP_SCHEDULE_DELAY", 5_000, number(1, MS_MAX));
-        let sampling = self.sampling();
-        let attributes = self.text("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-        let is_named = self.text("OTEL_SERVICE_NAME").is_some()
-            || attributes.split(',').any(|pair| pair.trim().starts_with("service.name="));
-        let traces = agent.map(|(shown, agent)| Traces {
-            shown,
-            sampling,
-            agent,
+        Traces {
+            address,
+            sampling: self.sampling(),
             queue_max: usize::try_from(queue_max).unwrap_or(usize::MAX),
             batch_max: usize::try_from(batch_max.min(queue_max)).unwrap_or(usize::MAX),
             delay: Duration::from_millis(delay),
-        });
-        Settings { traces, is_named }
+        }
     }
 
     fn text(&self, name: &str) -> Option<String> {
@@ -129,69 +126,94 @@ impl Reading<'_> {
         })
     }
 
-    /// The variable that names where traces go, and what it says.
-    fn endpoint(&self) -> Option<(&'static str, String)> {
-        let names = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-        names.into_iter().find_map(|name| Some((name, self.text(name)?)))
+    fn read_where<T, E: Display>(
+        &mut self,
+        is_wanted: bool,
+        name: &str,
+        absent: T,
+        read: impl Fn(&str) -> Result<T, E>,
+    ) -> T {
+        if is_wanted { self.read(name, absent, read) } else { absent }
     }
 
-    /// The address, fit to be shown, and what sends to it.
-    fn agent(&mut self, name: &str, endpoint: &str) -> Option<(String, ureq::Agent)> {
-        let url = Url::parse(endpoint.trim()).ok();
-        let url = url.filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
-        let Some(mut url) = url else {
+    /// Where a signal goes, `TRACES` or `METRICS`; `None` where it goes nowhere. Its own variables count before those of
+    /// all signals.
+    fn address(&mut self, signal: &str) -> Option<Address> {
+        let [all, own] = ["OTEL_EXPORTER_OTLP_".into(), format!("OTEL_EXPORTER_OTLP_{signal}_")];
+        let named = [format!("{own}ENDPOINT"), format!("{all}ENDPOINT")];
+        let (name, endpoint) = named.into_iter().find_map(|name| Some((name.clone(), self.text(&name)?)))?;
+        let is_wanted = one_of(&[("otlp", true), ("none", false)]);
+        if !self.read(&format!("OTEL_{signal}_EXPORTER"), true, is_wanted) {
+            return None;
+        }
+        let mut timeout_ms = 10_000;
+        let mut headers = Vec::new();
+        let mut authorities = None;
+        for start in [&all, &own] {
+            self.read(&format!("{start}PROTOCOL"), (), one_of(&[("http/protobuf", ())]));
+            self.read(&format!("{start}COMPRESSION"), (), one_of(&[("none", ())]));
+            timeout_ms = self.read(&format!("{start}TIMEOUT"), timeout_ms, number(1, MS_MAX));
+            let given = self.pairs(&format!("{start}HEADERS"), true);
+            if !given.is_empty() {
+                headers = given;
+            }
+            let certificate = format!("{start}CERTIFICATE");
+            authorities = self.text(&certificate).map(|path| (certificate, path)).or(authorities);
+        }
+        let parsed = Url::parse(endpoint.trim()).ok();
+        let parsed = parsed.filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        let Some(mut shown) = parsed else {
             // It may hold a password.
-            let expected = "expected an address such as http://127.0.0.1:4318";
-            self.problems.push(format!("{name}: {expected}"));
+            self.problems.push(format!("{name}: expected an address such as http://127.0.0.1:4318"));
             return None;
         };
-        let timeout = ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"]
-            .into_iter()
-            .fold(10_000, |other, name| self.read(name, other, number(1, MS_MAX)));
-        let authorities = ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"]
-            .into_iter()
-            .find_map(|name| Some((name, self.text(name)?)));
+        let mut url = shown.clone();
+        if !name.starts_with(&own) {
+            let path = format!("{}/v1/{}", url.path().trim_end_matches('/'), signal.to_lowercase());
+            url.set_path(&path);
+        }
+        // Names and passwords are none of the log's.
+        let _ = shown.set_username("").and_then(|()| shown.set_password(None));
+        shown.set_query(None);
         let mut config = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_millis(timeout)))
+            .timeout_global(Some(Duration::from_millis(timeout_ms)))
             .http_status_as_error(false)
             .max_redirects(0)
-            // A collector that was started again would be met with a connection that it does not know.
+            // A receiver that was started again would be met with a connection that it does not know.
             .max_idle_connections(0)
             .user_agent(concat!("pixel/", env!("CARGO_PKG_VERSION")))
             .proxy(None);
         if url.scheme() == "https" || authorities.is_some() {
-            let (name, path) = match &authorities {
-                Some((name, path)) => (*name, Some(Path::new(path))),
-                None => (name, None),
-            };
-            match tls(path) {
+            let (name, path) = authorities.map_or((name, None), |(name, path)| (name, Some(path)));
+            match tls(path.as_deref().map(Path::new)) {
                 Ok(tls) => config = config.tls_config(tls),
-                Err(problem) => {
-                    self.problems.push(format!("{name}: {problem}"));
-                    return None;
-                }
+                Err(problem) => self.problems.push(format!("{name}: {problem}")),
             }
         }
-        // Names and passwords are none of the log's.
-        let _ = url.set_username("").and_then(|()| url.set_password(None));
-        url.set_query(None);
-        Some((url.to_string().trim_end_matches('/').to_string(), config.build().new_agent()))
+        let shown = shown.to_string().trim_end_matches('/').to_string();
+        Some(Address { url: url.into(), shown, headers, agent: config.build().new_agent() })
     }
 
-    /// Checks a list of `key=value`, whose values may be secrets.
-    fn pairs(&mut self, name: &str, is_key: impl Fn(&str) -> bool) {
-        let Some(text) = self.text(name) else { return };
-        for pair in text.split(',').filter(|pair| !pair.trim().is_empty()) {
-            let is_pair = pair.split_once('=').is_some_and(|(key, value)| {
-                !key.trim().is_empty()
-                    && is_key(key.trim())
-                    && percent_decode_str(value).decode_utf8().is_ok()
-            });
-            if !is_pair {
-                let problem = "expected key=value pairs with commas between them, values percent-encoded";
-                return self.problems.push(format!("{name}: {problem}"));
-            }
-        }
+    /// Reads a list of `key=value`, whose values may be secrets.
+    fn pairs(&mut self, name: &str, is_wanted: bool) -> Vec<(String, String)> {
+        let Some(text) = self.text(name).filter(|_| is_wanted) else { return Vec::new() };
+        let is_key = |key: &str| {
+            let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            !key.is_empty() && key.bytes().all(is_letter)
+        };
+        let pair = |pair: &str| {
+            let (key, value) = pair.split_once('=')?;
+            let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+            let is_line = !value.chars().any(char::is_control);
+            (is_key(key.trim()) && is_line).then(|| (key.trim().to_string(), value.into_owned()))
+        };
+        let given = text.split(',').filter(|pair| !pair.trim().is_empty());
+        let pairs: Option<Vec<_>> = given.map(pair).collect();
+        pairs.unwrap_or_else(|| {
+            let problem = "expected key=value pairs with commas between them, values percent-encoded";
+            self.problems.push(format!("{name}: {problem}"));
+            Vec::new()
+        })
     }
 
     fn sampling(&mut self) -> Sampling {
@@ -344,16 +366,31 @@ mod tests {
             &[("OTEL_TRACES_SAMPLER", "sometimes"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "")],
             &[ENDPOINT, ("OTEL_SDK_DISABLED", "true")],
-            &[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")],
+            &[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRICS_EXPORTER", "none")],
         ] {
-            assert!(read(given).expect("nothing is wrong").traces.is_none(), "{given:?}");
+            let settings = read(given).expect("nothing is wrong");
+            assert!(settings.traces.is_none() && settings.numbers.is_none(), "{given:?}");
         }
+    }
+
+    #[test]
+    fn each_signal_has_its_own_address_or_that_of_all() {
+        let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://other:4318/in");
+        let settings =
+            read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318/otlp/"), own]).expect("all is well");
+        let urls = (settings.traces.map(|it| it.address.url), settings.numbers.map(|it| it.address.url));
+        assert_eq!(
+            urls,
+            (Some("http://all:4318/otlp/v1/traces".into()), Some("http://other:4318/in".into()))
+        );
+        let settings = read(&[own]).expect("all is well");
+        assert!(settings.traces.is_none() && settings.numbers.is_some());
     }
 
     #[test]
     fn an_address_is_shown_without_its_secrets() {
         let traces = read(&[ENDPOINT]).expect("all is well").traces.expect("an endpoint");
-        assert_eq!(traces.shown, "http://127.0.0.1:4318");
+        assert_eq!(traces.address.shown, "http://127.0.0.1:4318");
         assert_eq!(traces.sampling.to_string(), "always, or as a trusted proxy says");
     }
 
@@ -377,6 +414,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "a b=sesame", "OTEL_EXPORTER_OTLP_HEADERS: expected key=value"),
             ("OTEL_RESOURCE_ATTRIBUTES", "env", "OTEL_RESOURCE_ATTRIBUTES: expected key=value"),
             ("OTEL_TRACES_EXPORTER", "console", "is `console`: expected otlp, none"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "0", "expected a whole number from 10 to 600000"),
             (
                 "OTEL_TRACES_SAMPLER",
                 "sometimes",

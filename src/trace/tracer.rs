@@ -3,12 +3,11 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use super::export::{Counts, processor};
+use super::resource::resource;
 use super::settings::Settings;
 
 /// How long a program that ends waits for its last spans to be sent.
@@ -36,7 +35,7 @@ pub fn start(settings: &Settings, program: &'static str, counts: Counts) -> Resu
         .build();
     let spans = provider.tracer("pixel");
     if TRACER.set(Tracer { spans, provider }).is_ok() {
-        log::info!("sending traces to {}, sampled {}", traces.shown, traces.sampling);
+        log::info!("sending traces to {}, sampled {}", traces.address.shown, traces.sampling);
     }
     Ok(())
 }
@@ -52,16 +51,4 @@ pub fn finish() {
 /// Whether spans are made.
 pub fn is_on() -> bool {
     TRACER.get().is_some()
-}
-
-/// What the spans are of: what `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say counts.
-fn resource(program: &'static str, is_named: bool) -> Resource {
-    let mut own = vec![
-        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        KeyValue::new("process.pid", i64::from(std::process::id())),
-    ];
-    if !is_named {
-        own.push(KeyValue::new("service.name", program));
-    }
-    Resource::builder().with_attributes(own).build()
 }

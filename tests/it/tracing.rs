@@ -330,6 +330,40 @@ fn spans_that_a_receiver_took_and_did_not_take_are_counted_exactly() -> Outcome 
 }
 
 #[test]
+fn every_number_of_the_metrics_page_is_sent_too_by_the_same_name() -> Outcome {
+    let receiver = Receiver::start(Manner::Takes)?;
+    let mut system = Embedded::with(|launch| {
+        launch
+            .variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &format!("{}/v1/metrics", receiver.endpoint()))
+            .variable("OTEL_EXPORTER_OTLP_HEADERS", "x-key=let%20me%20in")
+            .variable("OTEL_METRIC_EXPORT_INTERVAL", "100")
+    })?;
+    for _ in 0..3 {
+        system.visit(&[])?;
+    }
+    for (name, value) in [
+        ("pixel_visits_accepted", 3.0),
+        ("pixel_visits_written", 3.0),
+        ("pixel_track_duration_seconds", 3.0),
+        ("pixel_spool_visits", 0.0),
+        ("pixel_build_info", 1.0),
+    ] {
+        wait_until(name, || receiver.numbers().get(name) == Some(&value))
+            .map_err(|error| format!("{error}: {:?}", receiver.numbers()))?;
+    }
+    let openmetrics = [("Accept", "application/openmetrics-text;version=1.0.0")];
+    let page = String::from_utf8(get(system.pixel.admin()?.address, "/metrics", &openmetrics)?.body)?;
+    let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let missing: Vec<_> = families
+        .map(|(name, kind)| if kind == "info" { format!("{name}_info") } else { name.into() })
+        .filter(|name| !receiver.numbers().contains_key(name))
+        .collect();
+    assert!(missing.is_empty() && receiver.numbers().len() > 20, "{missing:?}");
+    assert!(receiver.spans().is_empty() && receiver.has_seen("x-key: let me in"));
+    system.stop_and_audit()
+}
+
+#[test]
 fn without_an_endpoint_nothing_is_started_and_nothing_is_added_to_a_visit() -> Outcome {
     let services = Services::new(NOWHERE, "nobody")?;
     let launch = services.http.variable("OTEL_TRACES_SAMPLER", "always_on");

@@ -7,8 +7,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::Value as Number};
 use prost::Message;
 
 use super::Outcome;
@@ -54,6 +56,8 @@ pub struct Seen {
 #[derive(Default)]
 struct Received {
     spans: Vec<Seen>,
+    // Of each family the sum of its numbers, or of its histogram's.
+    numbers: BTreeMap<String, f64>,
     // Everything, undecoded, and the heads that it came with.
     bytes: Vec<u8>,
 }
@@ -87,6 +91,11 @@ impl Receiver {
     /// The spans so far.
     pub fn spans(&self) -> Vec<Seen> {
         self.lock().spans.clone()
+    }
+
+    /// The numbers as they were sent last, by their names: of a histogram how many there are.
+    pub fn numbers(&self) -> BTreeMap<String, f64> {
+        self.lock().numbers.clone()
     }
 
     /// Whether `text` was among what came, whatever it belongs to.
@@ -142,6 +151,9 @@ fn answer(stream: TcpStream, manner: Manner, received: &Mutex<Received>) -> Outc
                 if head.starts_with("POST /v1/traces ") {
                     received.spans.extend(spans(&ExportTraceServiceRequest::decode(&body[..])?));
                 }
+                if head.starts_with("POST /v1/metrics ") {
+                    received.numbers = numbers(&ExportMetricsServiceRequest::decode(&body[..])?);
+                }
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
             }
             Manner::Silent => {
@@ -190,6 +202,24 @@ fn spans(request: &ExportTraceServiceRequest) -> Vec<Seen> {
         }
     }
     seen
+}
+
+fn numbers(request: &ExportMetricsServiceRequest) -> BTreeMap<String, f64> {
+    let scopes = request.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics);
+    let value = |number: &Option<Number>| match number {
+        Some(Number::AsDouble(value)) => *value,
+        _ => f64::NAN,
+    };
+    let metrics = scopes.flat_map(|scope| &scope.metrics).map(|metric| {
+        let number = match &metric.data {
+            Some(Data::Gauge(gauge)) => gauge.data_points.iter().map(|point| value(&point.value)).sum(),
+            Some(Data::Sum(sum)) => sum.data_points.iter().map(|point| value(&point.value)).sum(),
+            Some(Data::Histogram(all)) => all.data_points.iter().map(|point| point.count as f64).sum(),
+            _ => f64::NAN,
+        };
+        (metric.name.clone(), number)
+    });
+    metrics.collect()
 }
 
 fn pairs(attributes: &[KeyValue]) -> BTreeMap<String, String> {
