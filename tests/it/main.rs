@@ -20,6 +20,7 @@
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
 //! - `observe`: what operators see: metrics, the status page, the log, the alerts.
+//! - `alerts`: each alert, by the fault that it is for.
 //! - `tracing`: spans and numbers as a receiver of OpenTelemetry gets them.
 //! - `shards`: several queues with an output each.
 //! - `stranded`: slots whose collector is gone.
@@ -31,6 +32,7 @@
 
 #![allow(clippy::print_stdout, reason = "shown where a test fails")]
 
+mod alerts;
 mod audit;
 mod broker_faults;
 mod cluster;

@@ -15,6 +15,7 @@ pub mod message;
 pub mod output;
 pub mod port;
 pub mod program;
+pub mod prometheus;
 pub mod proxy;
 pub mod shell;
 pub mod small_disk;
