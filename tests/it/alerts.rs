@@ -1,6 +1,7 @@
 //! Each alert, made to fire by the fault that it is for, in a real Prometheus: those that `observe` has not got.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use amiquip::AmqpProperties;
@@ -11,7 +12,7 @@ use crate::support::client::{Client, get};
 use crate::support::edge::{Edge, Kind};
 use crate::support::fixtures::{Brokered, Embedded};
 use crate::support::port::free_address;
-use crate::support::prometheus::Prometheus;
+use crate::support::prometheus::{Prometheus, file};
 use crate::support::wait::wait_until;
 
 #[test]
@@ -124,4 +125,60 @@ fn a_certificate_at_the_edge_that_ends_soon_is_an_alert() -> Outcome {
     assert!(matches!(ends[..], [days] if days > 1.0 && days < 2.1), "{ends:?}");
     assert_eq!(prometheus.ask("probe_success")?, [1.0]);
     system.pixel.stop()
+}
+
+/// Everything that the containers bring fits together, as far as it can be seen without them.
+#[test]
+fn what_make_up_observes_with_is_read_by_a_real_prometheus_and_names_one_another() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    for (path, name) in [
+        ("deploy/observe/prometheus.yml", "prometheus.yml"),
+        ("deploy/prometheus/pixel.rules.yml", "pixel.rules.yml"),
+    ] {
+        fs::write(folder.path().join(name), file(path)?)?;
+    }
+    let check =
+        Command::new("promtool").args(["check", "config", "prometheus.yml"]).current_dir(&folder).output()?;
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    let prometheus = Prometheus::serve(folder)?;
+    let mut rules = 0;
+    wait_until("the rules", || {
+        let answer = prometheus.get("/api/v1/rules").unwrap_or_default();
+        rules = answer["data"]["groups"][0]["rules"].as_array().map_or(0, Vec::len);
+        rules > 0
+    })?;
+    assert_eq!(rules, file("deploy/prometheus/pixel.rules.yml")?.matches("- alert: ").count());
+    let jobs = prometheus.get("/api/v1/status/config")?["data"]["yaml"].to_string();
+    assert!(jobs.contains("pixel-storage") && jobs.contains("8082") && jobs.contains("8404"), "{jobs}");
+
+    let compose = file("deploy/observe/docker-compose.yml")?;
+    let sources = file("deploy/grafana/provisioning/datasources/pixel.yml")?;
+    let dashboards = file("deploy/grafana/provisioning/dashboards/pixel.yml")?;
+    for (case, is_so) in [
+        ("the source of the dashboard is there", sources.contains("type: prometheus\n")),
+        (
+            "exemplars lead to the other source",
+            sources.contains("datasourceUid: jaeger}") && sources.contains("uid: jaeger\n"),
+        ),
+        (
+            "Prometheus's name and port",
+            compose.contains("\n  prometheus:\n") && sources.contains("http://prometheus:9090\n"),
+        ),
+        (
+            "Jaeger's name and port",
+            compose.contains("\n  jaeger:\n") && sources.contains("http://jaeger:16686\n"),
+        ),
+        (
+            "the folder of the dashboard",
+            dashboards.contains("path: /var/lib/grafana-pixel\n")
+                && compose.contains("/var/lib/grafana-pixel/pixel.json:ro"),
+        ),
+        ("exemplars are kept", compose.contains("--enable-feature=exemplar-storage")),
+    ] {
+        assert!(is_so, "{case}");
+    }
+    for mounted in compose.lines().filter_map(|line| line.trim().strip_prefix("- ./")?.split(':').next()) {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(mounted).exists(), "{mounted}");
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::Outcome;
 use crate::support::broker::{Broker, NOWHERE};
 use crate::support::client::{Client, get};
+use crate::support::edge::{Edge, Kind};
 use crate::support::fixtures::{Embedded, Services};
 use crate::support::launch::Launch;
 use crate::support::message::VISIT;
@@ -419,6 +420,23 @@ fn each_line_of_the_log_has_its_component() -> Outcome {
     for line in storage.log().lines() {
         let head = line.split("] ").next().unwrap_or_default();
         assert!(head.starts_with('[') && head.contains(" pixel"), "{line}");
+    }
+    Ok(())
+}
+
+/// Behind the edge everybody comes from an address that is believed.
+#[test]
+fn no_edge_hands_a_stranger_s_traceparent_on() -> Outcome {
+    for kind in Kind::all() {
+        let receiver = Receiver::start(Manner::Takes)?;
+        let mut system = Embedded::with(|launch| {
+            traced(launch, &receiver.endpoint()).with("trusted-proxies", "127.0.0.1")
+        })?;
+        let edge = Edge::start(kind, system.address)?;
+        assert_eq!(get(edge.address, "/track", &[("traceparent", &traceparent("01"))])?.status, 200);
+        let request = receiver.wait_for_span("GET /track")?;
+        assert!(request.trace != TRACE && request.links.is_empty(), "{kind:?}: {request:?}");
+        system.pixel.stop()?;
     }
     Ok(())
 }

@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use super::Outcome;
-use super::client::Client;
 use super::port::free_address;
 use super::wait::wait_until;
 
@@ -31,7 +30,7 @@ impl Prometheus {
 
     /// The same, with more jobs, as in its file of settings.
     pub fn start_with(targets: &[SocketAddr], jobs: &str) -> Outcome<Prometheus> {
-        let (folder, address) = (tempfile::tempdir()?, free_address());
+        let folder = tempfile::tempdir()?;
         let targets: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
         let config = file("deploy/prometheus/prometheus.yml")?
             .replace("15s", "1s")
@@ -53,10 +52,17 @@ impl Prometheus {
             rules = rules.replace(minutes, seconds);
         }
         std::fs::write(folder.path().join("pixel.rules.yml"), rules)?;
+        Self::serve(folder)
+    }
+
+    /// Starts one on the settings in `folder`.
+    pub fn serve(folder: tempfile::TempDir) -> Outcome<Prometheus> {
+        let address = free_address();
         let process = Command::new("prometheus")
             .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
+            .arg("--enable-feature=exemplar-storage")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -78,12 +84,19 @@ impl Prometheus {
         if alerts.is_empty() { Ok(()) } else { Err(format!("{name} fires already").into()) }
     }
 
+    /// What it answers at `path`.
+    pub fn get(&self, path: &str) -> Outcome<Value> {
+        // What is long comes in chunks.
+        let output =
+            Command::new("curl").args(["-sS", &format!("http://{}{path}", self.address)]).output()?;
+        serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)).into())
+    }
+
     /// The values that a query has right now.
     pub fn ask(&self, query: &str) -> Outcome<Vec<f64>> {
         let query = percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
-        let mut client = Client::connect(self.address)?;
-        client.send(format!("GET /api/v1/query?query={query} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes())?;
-        let answer: Value = serde_json::from_slice(&client.receive(true)?.body)?;
+        let answer = self.get(&format!("/api/v1/query?query={query}"))?;
         let result = answer["data"]["result"].as_array().ok_or_else(|| format!("{query}: {answer}"))?;
         Ok(result.iter().filter_map(|row| row["value"][1].as_str()?.parse().ok()).collect())
     }
