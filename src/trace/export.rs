@@ -5,24 +5,26 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use opentelemetry::Context as Surroundings;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithHttpConfig};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor,
 };
 use prometheus_client::metrics::counter::Counter;
+use prost::Message;
 
 use super::complaint::Complaint;
 use super::settings::Traces;
 
-/// The most that is read of a collector's answer, in bytes: it says nothing that matters.
+/// The most that is read of a collector's answer, in bytes: it says how many spans it rejects, and why.
 const ANSWER_MAX_BYTES: u64 = 64 << 10;
 
 /// What became of spans.
@@ -39,15 +41,18 @@ pub struct Counts {
 /// # Errors
 /// Why none can be sent.
 pub(super) fn processor(traces: &Traces, counts: Counts) -> Result<Counting, String> {
+    let rejected = Arc::new(AtomicU64::new(0));
+    let client = Client { agent: traces.address.agent.clone(), rejected: rejected.clone() };
     let exporter = OtlpExporter::builder()
         .with_http()
-        .with_http_client(Client(traces.address.agent.clone()))
+        .with_http_client(client)
         .build()
         .map_err(|error| error.to_string())?;
     let queued = Arc::new(AtomicUsize::new(0));
     let exporter = CountingExporter {
         exporter,
         queued: queued.clone(),
+        rejected,
         counts: counts.clone(),
         complaint: Complaint::default(),
         shown: traces.address.shown.clone(),
@@ -103,6 +108,8 @@ impl SpanProcessor for Counting {
 struct CountingExporter {
     exporter: OtlpExporter,
     queued: Arc<AtomicUsize>,
+    // By the last answer.
+    rejected: Arc<AtomicU64>,
     counts: Counts,
     complaint: Complaint,
     shown: String,
@@ -125,11 +132,13 @@ impl CountingExporter {
 
 impl SpanExporter for CountingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let count = batch.len();
-        self.queued.fetch_sub(count, Ordering::Relaxed);
+        let count = batch.len() as u64;
+        self.queued.fetch_sub(batch.len(), Ordering::Relaxed);
         let outcome = self.exporter.export(batch).await;
-        let counter = if outcome.is_ok() { &self.counts.exported } else { &self.counts.dropped };
-        counter.inc_by(count as u64);
+        let rejected = self.rejected.swap(0, Ordering::Relaxed);
+        let dropped = if outcome.is_ok() { rejected.min(count) } else { count };
+        self.counts.dropped.inc_by(dropped);
+        self.counts.exported.inc_by(count - dropped);
         self.note(&outcome);
         outcome
     }
@@ -144,7 +153,10 @@ impl SpanExporter for CountingExporter {
 }
 
 /// Sends requests, one at a time, on the thread that asks: the one of the exports.
-struct Client(ureq::Agent);
+struct Client {
+    agent: ureq::Agent,
+    rejected: Arc<AtomicU64>,
+}
 
 impl fmt::Debug for Client {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,8 +168,12 @@ impl fmt::Debug for Client {
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = request.into_parts();
-        let (head, mut body) = self.0.run(Request::from_parts(head, &body[..]))?.into_parts();
+        let (head, mut body) = self.agent.run(Request::from_parts(head, &body[..]))?.into_parts();
         let body = body.with_config().limit(ANSWER_MAX_BYTES).read_to_vec()?;
+        // OTLP: it may take the rest. What is no such answer says nothing.
+        let answer = ExportTraceServiceResponse::decode(&body[..]).unwrap_or_default();
+        let rejected = answer.partial_success.map_or(0, |partly| partly.rejected_spans);
+        self.rejected.store(u64::try_from(rejected).unwrap_or(0), Ordering::Relaxed);
         Ok(Response::from_parts(head, body.into()))
     }
 }

@@ -298,6 +298,9 @@ fn a_receiver_that_is_dead_slow_or_hostile_delays_and_loses_no_visit() -> Outcom
         assert_eq!(admin.metric("pixel_trace_spans_exported_total")?, 0.0, "{case}");
         let said = system.pixel.wait_for_log("failed to send traces to http://127.0.0.1:")?;
         let promised = load.stop();
+        // Of each visit two spans, but for those that wait or are on their way.
+        let spans = 2.0 * admin.metric("pixel_visits_accepted_total")?;
+        admin.wait_for_metric("pixel_trace_spans_dropped_total", |dropped| dropped >= spans - 64.0 - 16.0)?;
         let started = Instant::now();
         system.output.verify(&promised)?;
         system.pixel.stop()?;
@@ -327,6 +330,17 @@ fn spans_that_a_receiver_took_and_did_not_take_are_counted_exactly() -> Outcome 
             && exported() == seen.len() as f64
     })?;
     assert_eq!(admin.metric("pixel_trace_spans_dropped_total")?, 0.0);
+    system.stop_and_audit()?;
+
+    let receiver = Receiver::start(Manner::RejectsOne)?;
+    let mut system = Embedded::with(|launch| {
+        // All at once.
+        traced(launch, &receiver.endpoint()).variable("OTEL_BSP_SCHEDULE_DELAY", "3000")
+    })?;
+    system.visit(&[])?;
+    let admin = system.pixel.admin()?;
+    admin.wait_for_metric("pixel_trace_spans_dropped_total", |dropped| dropped == 1.0)?;
+    assert_eq!(admin.metric("pixel_trace_spans_exported_total")?, 6.0);
     system.stop_and_audit()
 }
 

@@ -21,6 +21,8 @@ use super::wait::wait_until;
 pub enum Manner {
     /// Takes everything.
     Takes,
+    /// Takes all spans of a request but one, and says so.
+    RejectsOne,
     /// Takes the connection, and says nothing.
     Silent,
     /// Answers with bytes that never end.
@@ -156,6 +158,8 @@ fn answer(stream: TcpStream, manner: Manner, received: &Mutex<Received>) -> Outc
                 }
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
             }
+            // `partial_success` with one of `rejected_spans`.
+            Manner::RejectsOne => b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x0a\x02\x08\x01",
             Manner::Silent => {
                 // Until the other side hangs up.
                 input.read_to_end(&mut body)?;
