@@ -80,6 +80,10 @@ class Contender:
     def memory(self, field="VmHWM"):
         return {program.name: program.memory(field) for program in self.programs}
 
+    def more(self):
+        """Figures that only this contender has."""
+        return {}
+
     def stop(self):
         for program in reversed(self.programs):
             program.check()
@@ -132,6 +136,7 @@ class Pixel(Contender):
     """The embedded one; `spool` may be given with visits already in it."""
 
     name = "pixel"
+    environment = None
 
     def __init__(self, stage, broker, spool=None):
         super().__init__(stage, broker)
@@ -142,11 +147,12 @@ class Pixel(Contender):
         return self.run(program, [
             PIXEL_BUILD / program, "--listen", f"127.0.0.1:{self.port}",
             "--admin-listen", f"127.0.0.1:{self.admin_port}",
-            "--spool-dir", self.spool, "--spool-max-bytes", SPOOL_MAX_BYTES, *options])
+            "--spool-dir", self.spool, "--spool-max-bytes", SPOOL_MAX_BYTES, *options], self.environment)
 
     def launch(self):
         self.output = self.folder / "visits.log"
         self.collector("pixel", "--output", self.output)
+
 
     def metric(self, name):
         """A number from the collector's own metrics, 0 while it does not answer."""
@@ -192,3 +198,39 @@ class PixelCollecting(Pixel):
 
 
 CONTENDERS = [Nginx, Bare, BareUnstarved, AxumLapin, Pixel, PixelBrokered]
+
+
+class PixelTraced(Pixel):
+    """The embedded one, with spans of a share of the visits sent to a receiver on `receiver_port`."""
+
+    ratio = None
+    receiver_port = None
+
+    def launch(self):
+        if self.ratio is not None:
+            self.environment = {
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{self.receiver_port}/v1/traces",
+                "OTEL_TRACES_SAMPLER": "traceidratio",
+                "OTEL_TRACES_SAMPLER_ARG": str(self.ratio),
+            }
+        super().launch()
+
+    def more(self):
+        return {name: self.metric(f"pixel_trace_spans_{name}_total") for name in ("exported", "dropped")}
+
+
+class TracedNever(PixelTraced):
+    name = "tracing off"
+
+
+class TracedSome(PixelTraced):
+    name = "tracing 1 %"
+    ratio = 0.01
+
+
+class TracedAll(PixelTraced):
+    name = "tracing 100 %"
+    ratio = 1
+
+
+TRACED = [TracedNever, TracedSome, TracedAll]

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import sys
 import time
 
 from contenders import (
-    CONTENDERS, AxumLapin, BareUnstarved, Nginx, Pixel, PixelBrokered, PixelCollecting,
+    CONTENDERS, ROOT, TRACED, AxumLapin, BareUnstarved, Nginx, Pixel, PixelBrokered, PixelCollecting, PixelTraced,
+    wait_for_port,
 )
 from load import Hey, Wrk, answer
-from stage import BenchError, say, wait_until
+from stage import BenchError, free_port, say, wait_until
 
 DRAIN_SECONDS = 300
 STILL_SECONDS = 1.0
@@ -104,10 +106,28 @@ def one_throughput(stage, broker, kind, connections, threads, seconds):
         "cpu": {name: spent / visits * 1e6 for name, spent in cpu.items()},
         "peak": contender.memory(),
         "written": contender.output is not None,
+        **contender.more(),
     }
     contender.stop()
     shutil.rmtree(contender.folder)
     return figures
+
+
+def tracing(stage, broker, plan):
+    """What spans cost: of no visit, of one in a hundred, of each."""
+    port = PixelTraced.receiver_port = free_port()
+    receiver = stage.start("receiver", [sys.executable, ROOT / "bench" / "receiver.py", port])
+    wait_for_port(receiver, port)
+    results = {}
+    for turn, kind in in_turns(TRACED, plan.tracing_rounds):
+        settle()
+        figures = one_throughput(stage, broker, kind, 64, 2, plan.load_seconds)
+        results.setdefault(kind.name, []).append(figures)
+        say(f"{kind.name}, round {turn + 1}/{plan.tracing_rounds}: {figures['rate']:,.0f}/s, "
+            f"{figures['cpu_per_million']:.1f} CPU s per million, {figures['exported']:,.0f} spans sent, "
+            f"{figures['dropped']:,.0f} dropped")
+    receiver.stop()
+    return results
 
 
 def first_answers(stage, broker, plan):

@@ -12,6 +12,7 @@ ASYNC = "axum-lapin"
 BARE = "bare-unstarved"
 AT_64 = "64 connections, 2 threads"
 AT_256 = "256 connections, 2 threads"
+UNTRACED, TRACED_SOME = "tracing off", "tracing 1 %"
 CLEAR, TLS_HTTP2 = "HTTP/1.1 in clear", "HTTP/2 over TLS"
 MIB = 2**20
 
@@ -106,6 +107,9 @@ def bounds(results):
                 Spread([r["peak"]["pixel"] for r in table[EMBEDDED]]), 48 * MIB, False, "{:.1f}", 1 / MIB)
             add("peak RSS of `pixel-http`, 256 connections, MiB", "at most 64",
                 Spread([r["peak"]["pixel-http"] for r in table[BROKERED]]), 64 * MIB, False, "{:.1f}", 1 / MIB)
+    if table := results.get("tracing"):
+        add("`pixel` with 1 % of the visits traced, times the same with tracing off", "at least 0.97",
+            ratio(table[TRACED_SOME], table[UNTRACED], "rate"), 0.97, True)
     if figures := results.get("backlogs", {}).get("1000000"):
         drains = figures["drains"][BROKERED]
         add("backlog of a million through RabbitMQ, visits a second", "at least 200,000",
@@ -133,7 +137,8 @@ def table(head, rows):
 
 def write(results, docs):
     sections = [
-        head(results), what_must_be_reached(results), throughput(results), edge(results), latency(results),
+        head(results), what_must_be_reached(results), throughput(results), edge(results), tracing(results),
+        latency(results),
         backlog(results), memory_and_start(results), method(results),
     ]
     (docs / "BENCHMARKS.md").write_text("\n".join(sections))
@@ -212,6 +217,20 @@ def edge(results):
         [(*(of(slow, q).text("{:.2f}", 1e3) for q in ("p50", "p99", "p999")), sum(f["refused"] for f in slow))]))
     parts.append("\n".join(f"- `{name}`: {what}." for name, what in EDGES.items()) + "\n")
     return "\n".join(parts)
+
+
+def tracing(results):
+    found = results["tracing"]
+    rows = [(name, of(rounds, "rate").text(), ratio(rounds, found[UNTRACED], "rate").text("{:.2f}"),
+             of(rounds, "cpu_per_million").text("{:.1f}"), of(rounds, "exported").text(), of(rounds, "dropped").text())
+            for name, rounds in found.items()]
+    head = ("", "visits written/s", "times without", "CPU s per million", "spans sent", "spans dropped")
+    return f"""## Traced
+
+`pixel` at 64 connections; its spans go to a receiver on the same machine that takes them and does no more. A queue of
+2,048 spans is sent from one thread: what does not fit is dropped, and no visit waits for it.
+
+{table(head, rows)}"""
 
 
 def latency(results):

@@ -51,15 +51,17 @@ class Plan:
     edge_rounds: int = 3
     edge_seconds: int = 4
     edge_rate: int = 3_000
+    tracing_rounds: int = 6
 
 
 QUICK = Plan(loads=((64, 2, 1), (64, 1, 1), (256, 2, 1)), load_seconds=2, starts=1, latency_rounds=1,
              latency_seconds=2, return_seconds=10, backlogs=(20_000, 100_000), drain_rounds=1, edge_rounds=1,
-             edge_seconds=2)
+             edge_seconds=2, tracing_rounds=1)
 
 MEASURES = {
     "edge": edge.edge,
     "throughput": measures.throughput,
+    "tracing": measures.tracing,
     "starts": measures.first_answers,
     "latency": measures.latency,
     "backlogs": measures.backlogs,

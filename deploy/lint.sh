@@ -32,6 +32,8 @@ deploy/compose.sh config --quiet
 PIXEL_CERTIFICATES=/certificates deploy/compose.sh -f docker-compose.yml -f deploy/haproxy/docker-compose.yml \
   config --quiet
 EDGE=caddy deploy/compose.sh config --quiet
+OBSERVE=1 deploy/compose.sh config --quiet
+OBSERVE=1 EDGE=caddy deploy/compose.sh config --quiet
 RABBITMQ_ERLANG_COOKIE=x deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
 PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/caddy/docker-compose.yml \
   -f deploy/public.yml config --quiet

@@ -51,3 +51,6 @@ visits=$(docker inspect --format "$source" "$(compose ps -q pixel-storage | head
 echo
 echo "  Pixel is up. Try it:    curl -o /dev/null -D - http://$address/track -H 'Referer: https://example.com/'"
 echo "  The visits are in       $visits/visits.log"
+if grafana=$(compose port grafana 3000 2>/dev/null) && [ -n "$grafana" ]; then
+  echo "  How it is               http://$grafana (Grafana), Prometheus and Jaeger beside it"
+fi

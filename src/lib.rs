@@ -13,7 +13,7 @@
 //! The embedded program `pixel` leaves 4 and 5 out: its recorder reads the spool.
 //!
 //! They stand on a floor that knows none of them: [`disk`], [`queue`] (the spool's two sides, as ports),
-//! [`connect`], [`health`], [`metrics`], [`limits`], [`stop`] and [`supervisor`]. [`program`] composes, and the
+//! [`connect`], [`health`], [`metrics`], [`limits`], [`stop`], [`supervisor`] and [`trace`]. [`program`] composes, and the
 //! three mains in `bin/` show what is plugged into what.
 //!
 //! The promise rests on these types, from the answer to the file: [`queue::VisitStore`], [`queue::Backlog`],
@@ -39,4 +39,5 @@ pub mod relay;
 pub mod spool;
 pub mod stop;
 mod supervisor;
+pub mod trace;
 pub mod visit;

@@ -11,11 +11,13 @@ use super::errors::reason;
 use super::hold::Hold;
 use super::intake::Intake;
 use super::masstransit;
-use super::properties::of_part;
+use super::properties::{of_part, span};
 use super::session::{LOST_BEFORE, Session};
 use super::tls::Tls;
+use super::topology::dead_letters;
 use super::url::AmqpUrl;
 use crate::record::{DeadLetter, Delivered, Inbox, InboxError, Withheld};
+use crate::trace::{self, Span};
 use crate::visit::wire::{Origin, Unreadable};
 
 /// How many bytes a batch has, but for its last message.
@@ -94,6 +96,7 @@ pub(super) struct AmqpInbox {
     session: Option<Session>,
     intake: Intake,
     confirms: Confirms,
+    queue: String,
     // The exchange of the dead letters.
     dead_letters: String,
     blocked: Blocked,
@@ -125,13 +128,25 @@ impl AmqpInbox {
         session: Session,
         intake: Intake,
         confirms: Confirms,
-        dead_letters: String,
+        queue: String,
         blocked: Blocked,
         ownership: Ownership,
         address: String,
     ) -> Self {
+        let dead_letters = dead_letters(&queue);
         let (session, batch, bytes) = (Some(session), Vec::new(), Vec::new());
-        AmqpInbox { session, intake, confirms, dead_letters, blocked, ownership, batch, bytes, address }
+        AmqpInbox {
+            session,
+            intake,
+            confirms,
+            queue,
+            dead_letters,
+            blocked,
+            ownership,
+            batch,
+            bytes,
+            address,
+        }
     }
 
     fn lost(&mut self) -> InboxError {
@@ -236,7 +251,13 @@ impl Inbox for AmqpInbox {
         }
     }
 
+    fn trace(&self) -> Option<Span> {
+        let spans = || self.batch.iter().filter_map(|delivery| span(&delivery.properties));
+        trace::process(Some(&self.queue), self.batch.len(), spans)
+    }
+
     fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError> {
+        let _step = trace::settle(&self.queue);
         let batch = std::mem::take(&mut self.batch);
         let is_blocked = self.blocked.is_recent();
         let is_whole = |letter: &&DeadLetter<'_>| letter.is_whole || is_blocked && is_known_again(letter);

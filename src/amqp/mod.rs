@@ -32,7 +32,7 @@ use amiquip::{Channel, Connection};
 
 use self::session::Session;
 pub(crate) use self::topology::{QUEUE_NAME_MAX_BYTES, queue_of};
-use self::topology::{bind_to_fanout, dead_letters, declare};
+use self::topology::{bind_to_fanout, declare};
 use crate::connect::{Connect, ConnectError};
 use crate::queue::Shard;
 use crate::record::Inbox;
@@ -172,15 +172,7 @@ impl Connect<dyn Inbox> for Broker {
             urls: self.urls.clone(),
             tls: self.tls.clone(),
         };
-        let dead = dead_letters(&self.queue);
-        Ok(Box::new(AmqpInbox::new(
-            session,
-            intake,
-            confirms,
-            dead,
-            self.blocked.clone(),
-            ownership,
-            address,
-        )))
+        let (queue, blocked) = (self.queue.clone(), self.blocked.clone());
+        Ok(Box::new(AmqpInbox::new(session, intake, confirms, queue, blocked, ownership, address)))
     }
 }

@@ -4,6 +4,7 @@ use amiquip::{AmqpProperties, AmqpValue, FieldTable};
 use uuid::Uuid;
 
 use crate::record::DeadLetter;
+use crate::trace::Context;
 use crate::visit::wire::{
     CONTENT_TYPE, COUNT_HEADER, MESSAGE_TYPE, Message, Origin, PRODUCER_HEADER, REASON_HEADER,
     SEQUENCE_HEADER, Unreadable, message_id,
@@ -12,14 +13,32 @@ use crate::visit::wire::{
 /// AMQP 0-9-1: delivery mode 2 is persistent.
 const PERSISTENT: u8 = 2;
 
-/// Those of a message of this program's.
-pub(super) fn of_message(message: &Message) -> AmqpProperties {
+/// The header that names a span (W3C Trace Context: AMQP protocol).
+const TRACEPARENT_HEADER: &str = "traceparent";
+/// The same in MassTransit's messages.
+const ACTIVITY_HEADER: &str = "MT-Activity-Id";
+
+/// Those of a message of this program's, and of this span.
+pub(super) fn of_message(message: &Message, span: Option<Context>) -> AmqpProperties {
+    let mut headers = numbers(message.producer, message.first, message.count);
+    if let Some(span) = span {
+        headers.insert(TRACEPARENT_HEADER.into(), AmqpValue::LongString(span.to_string()));
+    }
     AmqpProperties::default()
         .with_content_type(CONTENT_TYPE.into())
         .with_type_(MESSAGE_TYPE.into())
         .with_delivery_mode(PERSISTENT)
         .with_message_id(message.message_id())
-        .with_headers(numbers(message.producer, message.first, message.count))
+        .with_headers(headers)
+}
+
+/// The span that sent a message, where its headers say so.
+pub(super) fn span(properties: &AmqpProperties) -> Option<Context> {
+    let headers = properties.headers().as_ref()?;
+    [TRACEPARENT_HEADER, ACTIVITY_HEADER].into_iter().find_map(|name| match headers.get(name) {
+        Some(AmqpValue::LongString(text)) => Context::parse(text),
+        _ => None,
+    })
 }
 
 /// The headers of `count` visits that `producer` numbered from `first` on.

@@ -1,5 +1,6 @@
 //! The publishing side of a connection: persistent, mandatory messages, each confirmed by the broker.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use amiquip::{Channel, Connection, ConnectionBlockedNotification};
@@ -11,6 +12,7 @@ use super::session::{LOST_BEFORE, Session};
 use super::topology::{ROUTING_KEY, queue_of};
 use crate::queue::Shard;
 use crate::relay::{Lost, News, Publisher};
+use crate::trace::{self, Span};
 use crate::visit::wire::Message;
 
 /// Where a connection's news arrive.
@@ -26,6 +28,8 @@ pub(super) struct AmqpPublisher {
     ears: Ears,
     queue: String,
     address: String,
+    // Of messages that are not confirmed, by their tags.
+    spans: BTreeMap<u64, Span>,
 }
 
 impl AmqpPublisher {
@@ -36,10 +40,12 @@ impl AmqpPublisher {
     }
 
     pub(super) fn new(session: Session, ears: Ears, address: String, queue: String) -> Self {
-        AmqpPublisher { session: Some(session), ears, queue, address }
+        AmqpPublisher { session: Some(session), ears, queue, address, spans: BTreeMap::new() }
     }
 
     fn lost(&mut self) -> Lost {
+        self.spans.values_mut().for_each(|span| span.fail("unconfirmed"));
+        self.spans.clear();
         Lost(self.session.take().map_or_else(|| LOST_BEFORE.into(), Session::close))
     }
 }
@@ -47,15 +53,19 @@ impl AmqpPublisher {
 impl Publisher for AmqpPublisher {
     fn publish(&mut self, message: &Message, shard: Shard) -> Result<u64, Lost> {
         let session = self.session.as_ref().ok_or_else(|| Lost(LOST_BEFORE.into()))?;
+        let queue = queue_of(&self.queue, shard);
+        let span = trace::send(&queue, ROUTING_KEY, message.count, || trace::marked(&message.body));
         let confirms = &mut self.ears.confirms;
         let sent = confirms.publish(
             session.channel(),
-            &queue_of(&self.queue, shard),
+            &queue,
             ROUTING_KEY,
             &message.body,
-            of_message(message),
+            of_message(message, span.as_ref().map(Span::context)),
         );
-        sent.map_err(|_| self.lost())
+        let tag = sent.map_err(|_| self.lost())?;
+        self.spans.extend(span.map(|span| (tag, span)));
+        Ok(tag)
     }
 
     fn wait(&mut self, bell: &Receiver<()>, timeout: Duration) -> Result<News, Lost> {
@@ -71,7 +81,12 @@ impl Publisher for AmqpPublisher {
         };
         let Ok(confirm) = confirmed else { return Err(self.lost()) };
         match self.ears.confirms.settle(confirm) {
-            Ok(tags) => Ok(News::Confirmed(tags)),
+            Ok(tags) => {
+                if !self.spans.is_empty() {
+                    tags.iter().for_each(|tag| drop(self.spans.remove(tag)));
+                }
+                Ok(News::Confirmed(tags))
+            }
             Err(Unconfirmed::Refused(why)) => Err(Lost(why)),
             Err(Unconfirmed::Lost) => Err(self.lost()),
         }

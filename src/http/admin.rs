@@ -62,6 +62,12 @@ impl Handler for Admin {
 }
 
 impl Admin {
+    /// What `/metrics` shows, as OpenMetrics text.
+    pub(crate) fn numbers(&self) -> String {
+        self.status.measure(&self.metrics);
+        self.metrics.open_metrics()
+    }
+
     fn answer(&self, request: &Request) -> Answer {
         if !matches!(request.method(), Method::Get | Method::Head) {
             return PAGE_METHODS;

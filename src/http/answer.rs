@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::Write;
+use std::sync::Arc;
 
 use jiff::Timestamp;
+
+use crate::trace::{Context, Span};
 
 /// The transparent 1x1 GIF that nginx's `empty_gif` serves.
 const GIF: &[u8; 43] =
@@ -42,6 +45,8 @@ pub struct Answer {
     headers: Cow<'static, str>,
     body: Cow<'static, [u8]>,
     is_visit: bool,
+    // It ends with the answer.
+    span: Option<Arc<Span>>,
 }
 
 /// 200 with the GIF.
@@ -146,7 +151,8 @@ impl Answer {
     /// An answer with this status ("200 OK"), these headers, each with its line end, and this body. Date,
     /// length and what becomes of the connection are added.
     pub const fn new(status: &'static str, headers: &'static str, body: &'static [u8]) -> Self {
-        Answer { status, headers: Cow::Borrowed(headers), body: Cow::Borrowed(body), is_visit: false }
+        let (headers, body) = (Cow::Borrowed(headers), Cow::Borrowed(body));
+        Answer { status, headers, body, is_visit: false, span: None }
     }
 
     /// The same with a body of its own.
@@ -172,6 +178,16 @@ impl Answer {
     /// Whether it is the answer to a visit.
     pub fn is_visit(&self) -> bool {
         self.is_visit
+    }
+
+    /// The same, whose request is traced: the span ends when it is written.
+    pub(super) fn traced(self, span: Span) -> Self {
+        Answer { span: Some(Arc::new(span)), ..self }
+    }
+
+    /// The span of its request, where that is traced.
+    pub(super) fn context(&self) -> Option<Context> {
+        self.span.as_ref().map(|span| span.context())
     }
 
     /// The bytes for a connection that is kept so; `is_closing` tells a client that would go on to use another.

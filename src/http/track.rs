@@ -1,6 +1,7 @@
 //! The public endpoints: a group of requests becomes one durable append, and then each has its answer.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use tiny_http::Method;
@@ -13,6 +14,7 @@ use super::page::Page;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::queue::VisitStore;
+use crate::trace::{self, Context, Span};
 use crate::visit::client_ip::TrustedProxies;
 use crate::visit::request::{Target, visit};
 use crate::visit::wire::encode;
@@ -71,9 +73,12 @@ pub(crate) struct Track {
 impl Handler for Track {
     fn handle(&self, requests: &[&Request]) -> Vec<Answer> {
         let (mut lines, mut visits) = (Vec::with_capacity(requests.len() * TYPICAL_BYTES), 0);
+        // Of those that are traced, with their places.
+        let mut spans = Vec::new();
         let mut answers: Vec<Answer> = requests
             .iter()
-            .map(|request| {
+            .enumerate()
+            .map(|(place, request)| {
                 let target = Target::parse(request.target());
                 match self.pixel.route(&target, request.method()) {
                     Route::Visit(answer) => {
@@ -81,6 +86,10 @@ impl Handler for Track {
                         let visit = visit(Timestamp::now(), peer, &self.proxies, target, request.headers());
                         encode(&visit, &mut lines);
                         visits += 1;
+                        if let Some(span) = self.span(request, target.path) {
+                            trace::mark(&mut lines, span.context());
+                            spans.push((place, span));
+                        }
                         answer.for_visit()
                     }
                     Route::Preflight => preflight(header(request, "Origin")),
@@ -89,9 +98,13 @@ impl Handler for Track {
                 }
             })
             .collect();
-        if visits > 0 && !self.keep(&lines, visits) {
+        if visits > 0 && !self.keep(&lines, visits, &spans) {
             let refused = answers.iter_mut().filter(|answer| answer.is_visit());
             refused.for_each(|answer| *answer = UNAVAILABLE.for_visit());
+        }
+        for (place, mut span) in spans {
+            span.answered(answers[place].status());
+            answers[place] = answers[place].clone().traced(span);
         }
         answers
     }
@@ -102,9 +115,30 @@ impl Handler for Track {
 }
 
 impl Track {
-    /// Makes `count` visits durable; returns whether they are.
-    fn keep(&self, lines: &[u8], count: u32) -> bool {
-        match self.store.append(lines, count) {
+    /// The span of a visit, where it is traced.
+    fn span(&self, request: &Request, path: &str) -> Option<Span> {
+        if !trace::is_on() {
+            return None;
+        }
+        let route = self.pixel.paths.iter().find(|known| *known == path)?;
+        let mut callers = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
+        let caller = callers.next().filter(|_| callers.next().is_none());
+        let caller = caller.and_then(|(_, value)| Context::parse(value));
+        let is_trusted = caller.is_some() && self.proxies.trusts(request.peer().ip());
+        let method = if *request.method() == Method::Post { "POST" } else { "GET" };
+        trace::request(method, route, SystemTime::now(), caller, is_trusted)
+    }
+
+    /// Makes `count` visits durable, some of which are traced; returns whether they are.
+    fn keep(&self, lines: &[u8], count: u32, spans: &[(usize, Span)]) -> bool {
+        // What is said in the log meanwhile is of one of them.
+        let _within = trace::within(spans.first().map(|(_, span)| span.context()));
+        let start = SystemTime::now();
+        let appended = self.store.append(lines, count);
+        for (_, span) in spans {
+            span.add("append to the spool", start, SystemTime::now(), appended.is_err());
+        }
+        match appended {
             Ok(()) => {
                 self.metrics.accepted.inc_by(count.into());
                 self.metrics.recent.note(lines);

@@ -20,7 +20,11 @@ pub(super) fn plain(open_metrics: &str) -> String {
             };
             text += &format!("# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {kind}\n");
         } else if !line.starts_with("# ") {
-            text += line;
+            // What follows a value there is an exemplar.
+            text += line
+                .split_once(" # {")
+                .filter(|_| line.contains("_bucket{"))
+                .map_or(line, |(value, _)| value);
             text.push('\n');
         }
     }
@@ -43,6 +47,11 @@ mod tests {
                 "a gauge with a unit",
                 "# HELP a_bytes b.\n# TYPE a_bytes gauge\n# UNIT a_bytes bytes\na_bytes 1\n",
                 "# HELP a_bytes b.\n# TYPE a_bytes gauge\na_bytes 1\n",
+            ),
+            (
+                "an exemplar",
+                "# HELP a b.\n# TYPE a histogram\na_bucket{le=\"1.0\"} 2 # {trace_id=\"c\"} 0.5\n",
+                "# HELP a b.\n# TYPE a histogram\na_bucket{le=\"1.0\"} 2\n",
             ),
             (
                 "an info",

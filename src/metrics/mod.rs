@@ -7,7 +7,10 @@ mod reading;
 mod recent;
 mod responses;
 
+use std::time::Duration;
+
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -86,6 +89,10 @@ pub struct Metrics {
     pub abandoned_connections: Counter,
     /// Connections closed because their client did not read its answers.
     pub stalled_connections: Counter,
+    /// Spans that the collector of traces took.
+    pub spans_exported: Counter,
+    /// Spans that it did not take, or not fast enough.
+    pub spans_dropped: Counter,
     /// Answers of the public listener, by status.
     pub responses: Responses,
     /// Visits in the spool that are not confirmed.
@@ -125,7 +132,7 @@ pub struct Metrics {
     /// How long its ledger is, in bytes.
     pub ledger_bytes: Reading,
     /// From taking a request to having answered it, in seconds.
-    pub track_duration: Histogram,
+    track_duration: HistogramWithExemplars<[(&'static str, String); 1]>,
     /// From a visit's `received_at` to its being durable in the output file, in seconds.
     pub age_at_write: Histogram,
     /// The last visits that came by, for the status page.
@@ -164,6 +171,8 @@ impl Metrics {
             reconnects: Counter::default(),
             abandoned_connections: Counter::default(),
             stalled_connections: Counter::default(),
+            spans_exported: Counter::default(),
+            spans_dropped: Counter::default(),
             responses: Responses::default(),
             spool_visits: Reading::default(),
             spool_bytes: Reading::default(),
@@ -183,7 +192,7 @@ impl Metrics {
             newest_written: Reading::default(),
             output_bytes: Reading::default(),
             ledger_bytes: Reading::default(),
-            track_duration: Histogram::new(exponential_buckets(0.0001, 2.0, 18)),
+            track_duration: HistogramWithExemplars::new(exponential_buckets(0.0001, 2.0, 18)),
             age_at_write: Histogram::new(AGE_BUCKETS_S),
             recent: Recent::default(),
             history: History::default(),
@@ -238,6 +247,13 @@ impl Metrics {
                 "broker_reconnects",
                 "Connections to the broker but the first",
                 &self.reconnects,
+            ),
+            (true, "trace_spans_exported", "Spans that the collector of traces took", &self.spans_exported),
+            (
+                true,
+                "trace_spans_dropped",
+                "Spans that the collector of traces did not take, or not fast enough",
+                &self.spans_dropped,
             ),
             (
                 true,
@@ -333,6 +349,11 @@ impl Metrics {
             Shown::bytes("output", "How long the output file is", &self.output_bytes),
             Shown::bytes("ledger", "How long its ledger is", &self.ledger_bytes),
         ])));
+    }
+
+    /// Notes how long a visit took, and by which trace it can be looked at, where it is traced.
+    pub fn track(&self, duration: Duration, trace_id: Option<String>) {
+        self.track_duration.observe(duration.as_secs_f64(), trace_id.map(|id| [("trace_id", id)]), None);
     }
 
     /// For work beside the program's own: the visits that it publishes count as the program's, and nothing else is

@@ -21,6 +21,7 @@ use crate::record::{
     Appended, BLOCK_BYTES, Entry, FileChange, FileRecord, Lines, Mark, OpenClaims, Placed, TAIL_BYTES,
     VisitLog, VisitLogError, Written,
 };
+use crate::trace;
 use crate::visit::lines::LineFormat;
 
 /// How long somebody may keep the output locked before that counts as a failure.
@@ -406,8 +407,10 @@ impl OutputFile {
             none => none.insert(Batch::new(lines, as_claimed, claims, &open.file)?),
         };
         batch.unclaim_lost(claims)?;
+        let step = trace::step("append");
         batch.append(&*open.file, lines)?;
         batch.write_again(&*open.file, claims, lines)?;
+        drop(step);
         let mut files: Vec<&Arc<dyn GrowingFile>> = vec![&open.file];
         for place in batch.places() {
             let file = &claims.file(place).file;
@@ -415,7 +418,9 @@ impl OutputFile {
                 files.push(file);
             }
         }
+        let step = trace::step("sync");
         let synced = files.iter().try_for_each(|file| file.sync());
+        drop(step);
         batch.synced(synced.is_ok());
         synced?;
         // One without a name is lost, however durable.

@@ -166,6 +166,11 @@ impl<'a> Given<'a> {
         }
     }
 
+    /// Notes what is wrong with what others have named.
+    pub(super) fn note_others(&mut self, problems: Vec<String>) {
+        self.problems.extend(problems);
+    }
+
     pub(super) fn note(&mut self, setting: &Setting, problem: &dyn Display) {
         let Setting { flag, variable, is_secret, .. } = setting;
         let read =

@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use log::{Level, LevelFilter, Record};
 use serde_json::json;
 
+use crate::trace;
+
 static IS_FOR_MACHINES: AtomicBool = AtomicBool::new(false);
 
 /// What is logged, and how.
@@ -17,14 +19,15 @@ pub struct LogSettings {
     /// In env_logger's words.
     pub(super) filter: String,
     pub(super) format: LogFormat,
+    pub(super) traces: trace::Settings,
 }
 
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogFormat {
-    /// `[time level] message`.
+    /// `[time level component] message`, with `trace=` and an id behind the component where there is one.
     Text,
-    /// One JSON object a line: `time`, `level`, `component`, `message`.
+    /// One JSON object a line: `time`, `level`, `component`, `message`, and `trace_id` where there is one.
     Json,
     /// `<priority>message`, as journald reads it (sd-daemon(3)); it knows the time itself.
     Journal,
@@ -50,9 +53,9 @@ pub(super) fn start(settings: &LogSettings) {
     for library in ["tiny_http", "amiquip"] {
         builder.filter_module(library, LevelFilter::Off);
     }
-    builder.parse_filters(&settings.filter).format_target(false).format_timestamp_millis();
+    builder.parse_filters(&settings.filter);
     match settings.format {
-        LogFormat::Text => &mut builder,
+        LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),
         LogFormat::Journal => builder.format(journal),
     };
@@ -65,13 +68,22 @@ pub(super) fn is_for_machines() -> bool {
     IS_FOR_MACHINES.load(Ordering::Relaxed)
 }
 
+fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let (time, level, component) = (Timestamp::now(), record.level(), record.target());
+    let traced = trace::current().map(|span| format!(" trace={}", span.trace_id())).unwrap_or_default();
+    writeln!(out, "[{time:.3} {level:<5} {component}{traced}] {}", record.args())
+}
+
 fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let line = json!({
+    let mut line = json!({
         "time": format!("{:.3}", Timestamp::now()),
         "level": record.level().as_str().to_lowercase(),
         "component": record.target(),
         "message": record.args().to_string(),
     });
+    if let Some(span) = trace::current() {
+        line["trace_id"] = span.trace_id().into();
+    }
     writeln!(out, "{line}")
 }
 

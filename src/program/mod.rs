@@ -144,8 +144,14 @@ pub fn listen_for_operators(
     facts: Facts,
     process: &Process,
 ) -> Result<SocketAddr, Failure> {
-    let admin = Admin { metrics: process.metrics.clone(), status: Box::new(status), facts };
-    let listener = process.listen(settings.listener, Arc::new(admin))?;
+    let admin = Arc::new(Admin { metrics: process.metrics.clone(), status: Box::new(status), facts });
+    let listener = process.listen(settings.listener, admin.clone())?;
+    if let Some(numbers) = process.numbers.clone() {
+        let (program, stop) = (process.metrics.role.program(), process.stop.clone());
+        process.aside("otlp-metrics", move || {
+            numbers.run(program, || admin.numbers(), |every| stop.wait(every))
+        })?;
+    }
     let (metrics, stop) = (process.metrics.clone(), process.stop.clone());
     process.aside("history", move || {
         let went = if metrics.role.writes() { &metrics.written } else { &metrics.published };

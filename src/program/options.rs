@@ -15,6 +15,7 @@ use crate::amqp::{AmqpUrl, Broker, QUEUE_NAME_MAX_BYTES, Tls, queue_of};
 use crate::disk::{folder_of, sibling};
 use crate::http::ListenerSettings;
 use crate::queue::Shard;
+use crate::trace;
 use crate::visit::client_ip::TrustedProxies;
 use crate::visit::lines::LineFormat;
 
@@ -344,11 +345,17 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Reads [`LOGS`]: the filter is in env_logger's words.
+/// Reads [`LOGS`]: the filter is in env_logger's words. OpenTelemetry's variables are read with them, by their own
+/// names.
 pub fn log_settings(given: &mut Given<'_>) -> LogSettings {
+    let traces = trace::Settings::from_environment().unwrap_or_else(|problems| {
+        given.note_others(problems);
+        trace::Settings::default()
+    });
     LogSettings {
         filter: given.read_or(&LOG, "RUST_LOG", filter),
         format: given.read(&LOG_FORMAT, LogFormat::from_str),
+        traces,
     }
 }
 

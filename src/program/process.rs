@@ -22,6 +22,7 @@ use crate::limits::{raise_open_files_max, reason_to_restart};
 use crate::metrics::{Metrics, Role};
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
+use crate::trace;
 
 /// How long a program that ends waits for each of its parts.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -71,6 +72,8 @@ pub struct Process {
     pub health: Arc<Health>,
     /// Given to the parts when they are to end.
     pub stop: Stop,
+    // Where they go beside that.
+    pub(super) numbers: Option<trace::Numbers>,
     sockets: Sockets,
     supervisor: Supervisor,
     problems: Receiver<String>,
@@ -89,10 +92,17 @@ impl Process {
         let (supervisor, problems) = Supervisor::new();
         let asked_to_stop = listen_for_signals(&supervisor)?;
         raise_open_files_max();
+        let metrics = Arc::new(Metrics::of(role));
+        let counts = trace::Counts {
+            exported: metrics.spans_exported.clone(),
+            dropped: metrics.spans_dropped.clone(),
+        };
+        trace::start(&log.traces, role.program(), counts)?;
         Ok(Process {
-            metrics: Arc::new(Metrics::of(role)),
+            metrics,
             health: Arc::default(),
             stop: Stop::default(),
+            numbers: log.traces.numbers.clone(),
             sockets,
             supervisor,
             problems,
@@ -237,6 +247,7 @@ impl Process {
         while self.parts.iter().any(|part| !part.is_finished()) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
+        trace::finish();
         match self.problems.try_iter().next() {
             Some(problem) => Err(Failure::Runtime(problem)),
             None => Ok(()),

@@ -36,6 +36,7 @@ use crate::connect::{Backoff, Connect, ConnectError, Reconnect, Setback};
 use crate::health::{Health, Part, in_words};
 use crate::metrics::{Metrics, RECENT_MAX};
 use crate::stop::Stop;
+use crate::trace;
 use crate::visit::lines::LineFormat;
 
 /// How many dead letters of a batch are in the log by themselves.
@@ -131,6 +132,7 @@ impl Recorder<'_> {
                 self.attempt(Self::look_after)?;
                 continue;
             }
+            let _within = trace::enter(inbox.trace());
             let (formats, written) = (self.visit_log.claims_formats(), self.ledger.written());
             let plan = Plan::of(&batch, self.format, formats, written);
             if let Some(oldest) = plan.times.iter().min() {
@@ -271,6 +273,7 @@ impl Recorder<'_> {
         }
         if !entry.is_empty() {
             self.visit_log.check()?;
+            let _step = trace::step("ledger");
             self.ledger.commit(&entry)?;
         }
         self.visit_log.settle();

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::state::{Entry, Mark, OpenClaims, Written};
+use crate::trace::Span;
 use crate::visit::lines::{LineFormat, Numbered};
 use crate::visit::wire::{Origin, Unreadable};
 
@@ -74,6 +75,10 @@ pub trait Inbox {
     /// [`InboxError`] when that cannot be done or the way to the messages is lost: any of them may come
     /// again, and what of `dead` was set aside is set aside again then.
     fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError>;
+    /// The span of the last batch, linked to those that its messages are of; `None` where it is not traced.
+    fn trace(&self) -> Option<Span> {
+        None
+    }
     /// Where the messages come from, fit to be shown.
     fn address(&self) -> &str;
 }

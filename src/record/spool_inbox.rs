@@ -9,6 +9,7 @@ use super::ports::{DeadLetter, Delivered, Inbox, InboxError};
 use crate::connect::{Connect, ConnectError};
 use crate::health::Part;
 use crate::queue::{Backlog, Position, Reading};
+use crate::trace::{self, Context, LINKS_MAX, Span};
 use crate::visit::wire::Origin;
 
 /// How many bytes a batch has, but for a group that is larger by itself.
@@ -49,7 +50,7 @@ impl Connect<dyn Inbox> for SpoolInboxes {
     fn connect(&mut self) -> Result<Box<dyn Inbox>, ConnectError> {
         let (backlog, dead_letters) = (self.backlog.clone(), self.dead_letters.clone());
         let settled = dead_letters.settle(&*backlog);
-        let inbox = SpoolInbox { cursor: backlog.confirmed(), backlog, dead_letters };
+        let inbox = SpoolInbox { cursor: backlog.confirmed(), backlog, dead_letters, requests: Vec::new() };
         let readable = settled.and_then(|()| inbox.read(1));
         readable.map_err(|InboxError(why)| ConnectError::Unavailable(why))?;
         Ok(Box::new(inbox))
@@ -76,6 +77,8 @@ struct SpoolInbox {
     backlog: Arc<dyn Backlog>,
     dead_letters: Arc<DeadLetters>,
     cursor: Position,
+    // The requests of the last batch that are traced.
+    requests: Vec<Context>,
 }
 
 impl SpoolInbox {
@@ -113,11 +116,19 @@ impl Inbox for SpoolInbox {
         }
         let message = reading.message;
         self.cursor = reading.end;
+        if trace::is_on() {
+            self.requests = trace::marked(&message.body).take(LINKS_MAX).collect();
+        }
         let origin = Origin::Spool { producer: message.producer, first: message.first, count: message.count };
         Ok(vec![Delivered { origin: Ok(origin), body: message.body }])
     }
 
+    fn trace(&self) -> Option<Span> {
+        trace::process(None, 1, || self.requests.iter().copied())
+    }
+
     fn acknowledge(&mut self, dead: &[DeadLetter<'_>]) -> Result<(), InboxError> {
+        let _step = trace::step("ack");
         if dead.is_empty() {
             self.backlog.forget(self.cursor);
             return Ok(());

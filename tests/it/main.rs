@@ -23,6 +23,8 @@
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
 //! - `observe`: what operators see: metrics, the status page, the log, the alerts.
+//! - `alerts`: each alert, by the fault that it is for.
+//! - `tracing`: spans and numbers as a receiver of OpenTelemetry gets them.
 //! - `shards`: several queues with an output each.
 //! - `stranded`: slots whose collector is gone.
 //! - `two_machines`: storages without a common file system, and the network between them and the broker.
@@ -34,6 +36,7 @@
 
 #![allow(clippy::print_stdout, reason = "shown where a test fails")]
 
+mod alerts;
 mod audit;
 mod broker_faults;
 mod cluster;
@@ -62,6 +65,7 @@ mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod tracing;
 mod two_machines;
 mod web_servers;
 

@@ -1,9 +1,8 @@
 //! What operators see: metrics, the status page, the log, the alerts.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use pixel::queue::VisitStore;
 use pixel::spool::Spool;
@@ -19,6 +18,7 @@ use crate::support::launch::Launch;
 use crate::support::message::VISIT;
 use crate::support::port::free_address;
 use crate::support::program::{Program, STANDING_BY};
+use crate::support::prometheus::{Prometheus, file};
 use crate::support::wait::wait_until;
 
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
@@ -339,11 +339,6 @@ fn what_ends_a_program_is_an_object_where_the_log_is_for_machines() -> Outcome {
     Ok(())
 }
 
-/// Where the project's own files are.
-fn file(path: &str) -> Outcome<String> {
-    Ok(std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))?)
-}
-
 #[test]
 fn each_alert_fires_by_what_it_is_for_and_has_a_paragraph() -> Outcome {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
@@ -366,63 +361,6 @@ fn each_alert_fires_by_what_it_is_for_and_has_a_paragraph() -> Outcome {
         assert!(tests.contains(&format!("alertname: {alert}\n        exp_alerts:")), "{alert} has no test");
     }
     Ok(())
-}
-
-/// A real Prometheus that scrapes every second, with the rules.
-struct Prometheus {
-    process: Child,
-    address: SocketAddr,
-    folder: tempfile::TempDir,
-}
-
-impl Prometheus {
-    fn start(targets: &[SocketAddr]) -> Outcome<Prometheus> {
-        let (folder, address) = (tempfile::tempdir()?, free_address());
-        let targets: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
-        let config = file("deploy/prometheus/prometheus.yml")?
-            .replace("15s", "1s")
-            .replace("[pixel-http:8081, pixel-storage:8082]", &format!("[{}]", targets.join(", ")));
-        std::fs::write(folder.path().join("prometheus.yml"), config)?;
-        // What lasts minutes there does so for seconds here, for a test's sake.
-        let mut rules = file("deploy/prometheus/pixel.rules.yml")?;
-        for (minutes, seconds) in [("for: 2m", "for: 1s"), ("for: 1m", "for: 1s"), ("> 300", "> 3")] {
-            rules = rules.replace(minutes, seconds);
-        }
-        std::fs::write(folder.path().join("pixel.rules.yml"), rules)?;
-        let process = Command::new("prometheus")
-            .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("prometheus: {error}"))?;
-        Ok(Prometheus { process, address, folder })
-    }
-
-    /// Waits until an alert fires.
-    fn wait_for_alert(&self, name: &str) -> Outcome {
-        let firing = format!("ALERTS{{alertname=\"{name}\",alertstate=\"firing\"}}");
-        wait_until(name, || self.ask(&firing).is_ok_and(|alerts| !alerts.is_empty()))
-    }
-
-    /// The values that a query has right now.
-    fn ask(&self, query: &str) -> Outcome<Vec<f64>> {
-        let query = percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
-        let mut client = Client::connect(self.address)?;
-        client.send(format!("GET /api/v1/query?query={query} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes())?;
-        let answer: Value = serde_json::from_slice(&client.receive(true)?.body)?;
-        let result = answer["data"]["result"].as_array().ok_or_else(|| format!("{query}: {answer}"))?;
-        Ok(result.iter().filter_map(|row| row["value"][1].as_str()?.parse().ok()).collect())
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = &self.folder;
-    }
 }
 
 #[test]

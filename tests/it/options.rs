@@ -126,7 +126,8 @@ fn the_log_has_a_form_for_people_machines_and_the_journal() -> Outcome {
     for (format, is_well) in [
         (
             "text",
-            (|line| line.starts_with("[2") && line.contains("Z INFO ] listening on")) as fn(&str) -> bool,
+            (|line| line.starts_with("[2") && line.contains("Z INFO  pixel] listening on"))
+                as fn(&str) -> bool,
         ),
         ("json", |line| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap_or_default();

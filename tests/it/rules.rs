@@ -13,11 +13,13 @@ fn root() -> &'static Path {
 #[test]
 fn no_async_runtime_is_in_the_lock_file() -> Outcome {
     let lock = fs::read_to_string(root().join("Cargo.lock"))?;
-    for banned in
-        ["tokio", "async-std", "smol", "hyper", "reqwest", "async-io", "futures-executor", "actix-rt"]
-    {
+    for banned in ["tokio", "async-std", "smol", "hyper", "reqwest", "async-io", "actix-rt", "tonic"] {
         assert!(!lock.contains(&format!("name = \"{banned}\"\n")), "{banned} is in Cargo.lock");
     }
+    // It runs nothing by itself: OpenTelemetry's SDK waits with it for an export, on the thread that exports.
+    let users = lock.split("[[package]]").filter(|package| package.contains("\n \"futures-executor\",\n"));
+    let users: Vec<_> = users.filter_map(|package| package.split('"').nth(1)).collect();
+    assert_eq!(users, ["opentelemetry_sdk"], "futures-executor is for these");
     Ok(())
 }
 
@@ -36,7 +38,7 @@ fn nothing_in_the_lock_files_links_openssl() -> Outcome {
 /// The folders and files of `src/`, from the floor up. Each may use those of the levels below its own, none beside
 /// it: docs/ARCHITECTURE.md says what each is for.
 const LEVELS: &[&[&str]] = &[
-    &["disk", "health", "limits", "metrics", "stop", "supervisor"],
+    &["disk", "health", "limits", "metrics", "stop", "supervisor", "trace"],
     &["connect", "visit"],
     &["queue"],
     &["http", "spool", "relay", "record"],

@@ -110,7 +110,8 @@ impl Launch {
             shell.arg("-c").arg(format!("{} && exec \"$0\" \"$@\"", self.before)).arg(path);
             shell
         };
-        let inherited = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PIXEL_"));
+        let is_setting = |name: &str| name.starts_with("PIXEL_") || name.starts_with("OTEL_");
+        let inherited = std::env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy()));
         inherited.for_each(|(name, _)| {
             command.env_remove(name);
         });

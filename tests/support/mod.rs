@@ -16,10 +16,12 @@ pub mod message;
 pub mod output;
 pub mod port;
 pub mod program;
+pub mod prometheus;
 pub mod proxy;
 pub mod shell;
 pub mod small_disk;
 pub mod stranger;
+pub mod traces;
 pub mod wait;
 
 /// What can go wrong in the support of a test ends the test, with the reason.

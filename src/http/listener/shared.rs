@@ -169,7 +169,7 @@ impl Shared {
             self.handler.answered(answer.status());
             self.slow.answer(request, bytes);
             if is_visit {
-                self.metrics.track_duration.observe(taken.elapsed().as_secs_f64());
+                self.metrics.track(taken.elapsed(), answer.context().map(|span| span.trace_id()));
             }
         }
     }
