@@ -75,7 +75,7 @@ settings! {
     STATE_DIR: "state-dir" "PIXEL_STATE_DIR" "" public "FOLDER"
         "Where the output's lock and ledger are, the same for all who write it; beside it unless set";
     FORMAT: "format" "PIXEL_FORMAT" "pipe" public "FORMAT"
-        "How a visit is written: pipe, combined (Apache's) or ndjson";
+        "How a visit is written: pipe, combined (Apache's), vcombined (the same with the virtual host in front) or ndjson";
     ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8081" public "ADDRESS:PORT"
         "Address of /healthz, /readyz and /metrics; not for the public";
     STORAGE_ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8082" public "ADDRESS:PORT"

@@ -5,21 +5,39 @@ mod escape;
 mod ndjson;
 mod numbered;
 mod pipe;
+mod read;
 
+pub use self::ndjson::SCHEMA;
 pub use self::numbered::Numbered;
+pub use self::read::{BadLine, ReadBack};
 
 use serde::{Deserialize, Serialize};
 
+use self::combined::Looks;
+
 /// How a visit becomes a line.
+///
+/// The names are those of the ledger: an earlier Pixel wrote `combined` and `ndjson` otherwise, and a line that it left
+/// when it was killed is recognised by its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LineFormat {
     /// `time|referrer|user agent|ip`, the time with seven fraction digits.
     Pipe,
     /// The combined log format of Apache httpd.
+    #[serde(rename = "combined 2")]
     Combined,
+    /// The same with the virtual host in front, as Debian's httpd has it.
+    Vcombined,
     /// One JSON object with all that was collected, producer and sequence.
+    #[serde(rename = "ndjson 2")]
     Ndjson,
+    /// `Combined` of an earlier Pixel, where each method was GET.
+    #[serde(rename = "combined")]
+    CombinedBefore,
+    /// `Ndjson` of an earlier Pixel, without method, scheme and schema.
+    #[serde(rename = "ndjson")]
+    NdjsonBefore,
 }
 
 impl LineFormat {
@@ -27,9 +45,26 @@ impl LineFormat {
     pub fn write(self, visit: Numbered<'_>, lines: &mut Vec<u8>) {
         match self {
             LineFormat::Pipe => pipe::write(visit.visit, lines),
-            LineFormat::Combined => combined::write(visit.visit, lines),
+            LineFormat::Combined => combined::write(visit.visit, Looks::Now, lines),
+            LineFormat::Vcombined => combined::write(visit.visit, Looks::WithHost, lines),
+            LineFormat::CombinedBefore => combined::write(visit.visit, Looks::Before, lines),
             LineFormat::Ndjson => ndjson::write(visit, lines),
+            LineFormat::NdjsonBefore => ndjson::write_before(visit, lines),
         }
+    }
+
+    /// The format as it is written today.
+    pub fn of_today(self) -> LineFormat {
+        match self {
+            LineFormat::CombinedBefore => LineFormat::Combined,
+            LineFormat::NdjsonBefore => LineFormat::Ndjson,
+            today => today,
+        }
+    }
+
+    /// Whether its times are whole seconds, so that the lines of two visits may be the same.
+    pub fn has_whole_seconds(self) -> bool {
+        matches!(self, LineFormat::Combined | LineFormat::Vcombined | LineFormat::CombinedBefore)
     }
 }
 
@@ -40,8 +75,9 @@ impl std::str::FromStr for LineFormat {
         match name {
             "pipe" => Ok(LineFormat::Pipe),
             "combined" => Ok(LineFormat::Combined),
+            "vcombined" => Ok(LineFormat::Vcombined),
             "ndjson" => Ok(LineFormat::Ndjson),
-            _ => Err("expected pipe, combined or ndjson".into()),
+            _ => Err("expected pipe, combined, vcombined or ndjson".into()),
         }
     }
 }
@@ -51,6 +87,19 @@ pub(crate) mod tests {
     use super::*;
     use crate::visit::{Text, Visit};
     use proptest::prelude::*;
+
+    const ALL: [LineFormat; 6] = [
+        LineFormat::Pipe,
+        LineFormat::Combined,
+        LineFormat::Vcombined,
+        LineFormat::Ndjson,
+        LineFormat::CombinedBefore,
+        LineFormat::NdjsonBefore,
+    ];
+
+    fn is_json(format: LineFormat) -> bool {
+        format.of_today() == LineFormat::Ndjson
+    }
 
     /// Visits of any characters at all, over the whole range of times.
     pub(crate) fn any_values() -> impl Strategy<Value = Vec<Option<String>>> {
@@ -63,11 +112,11 @@ pub(crate) mod tests {
                 .prop_map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned())),
             r#"[|\\"x\x00-\x20\x7f-\x9f?]{0,12}"#.prop_map(Some),
         ];
-        proptest::collection::vec(value, 6)
+        proptest::collection::vec(value, 8)
     }
 
     pub(crate) fn visit(values: &[Option<String>]) -> Visit<'_> {
-        let text = |n: usize| values[n].as_deref().and_then(Text::new);
+        let text = |n: usize| values.get(n)?.as_deref().and_then(Text::new);
         Visit {
             received_at: "2022-12-19T14:16:49.960528Z".parse().expect("a time"),
             ip: "192.168.1.1".parse().expect("an address"),
@@ -79,20 +128,22 @@ pub(crate) mod tests {
             accept_language: text(5),
             dnt: false,
             gpc: true,
+            method: text(6),
+            scheme: text(7),
         }
     }
 
     proptest! {
         #[test]
         fn whatever_a_visit_holds_it_is_one_line(values in any_values()) {
-            for format in [LineFormat::Pipe, LineFormat::Combined, LineFormat::Ndjson] {
+            for format in ALL {
                 let mut lines = Vec::new();
                 format.write(Numbered { visit: &visit(&values), number: None }, &mut lines);
                 let feeds = lines.iter().filter(|byte| **byte == b'\n').count();
                 prop_assert_eq!(feeds, 1, "{:?}", format);
                 prop_assert_eq!(lines.last(), Some(&b'\n'));
                 let raw = lines.iter().take(lines.len() - 1).any(|byte| *byte < b' ' || *byte == 0x7f);
-                prop_assert!(!raw || format == LineFormat::Ndjson && lines.contains(&0x7f));
+                prop_assert!(!raw || is_json(format) && lines.contains(&0x7f));
             }
         }
     }
