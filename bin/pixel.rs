@@ -9,9 +9,9 @@ use pixel::program::options::{
     SpoolSettings, check, check_command, log_settings, with_settings,
 };
 use pixel::program::{
-    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, dead_letters, drain,
-    drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots, open_spool, replay,
-    replay_command, status, status_command, with_audit_arguments,
+    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, convert, convert_command,
+    dead_letters, drain, drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots,
+    open_spool, replay, replay_command, status, status_command, with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -30,6 +30,7 @@ fn command() -> Command {
         .subcommand(with_audit_arguments(with_settings(Command::new("audit"), &[OUTPUTS])))
         .subcommand(replay_command())
         .subcommand(drain_command())
+        .subcommand(convert_command())
         .subcommand(check_command(all))
         .subcommand(status_command(ADMIN))
         .subcommand(
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Some(("audit", given)) => exit("pixel audit", audit(given)),
         Some(("replay", given)) => exit("pixel replay", replay(given)),
         Some(("drain", given)) => exit("pixel drain", drain(given)),
+        Some(("convert", given)) => exit("pixel convert", convert(given)),
         Some(("check", given)) => exit("pixel check", check(given, Settings::read)),
         Some(("status", given)) => exit("pixel status", status(given, &ADMIN_LISTEN)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),

@@ -3,6 +3,7 @@
 
 mod audit;
 mod config_file;
+mod convert;
 mod drain;
 mod given;
 mod logger;
@@ -15,6 +16,7 @@ mod sockets;
 mod status;
 mod status_command;
 mod stranded;
+pub mod visit_file;
 mod writer;
 
 use std::net::SocketAddr;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::audit::{audit, with_arguments as with_audit_arguments};
+pub use self::convert::{convert, convert_command};
 pub use self::drain::{drain, drain_command, drain_to_broker, drain_to_broker_command};
 pub use self::logger::LogSettings;
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
