@@ -11,7 +11,8 @@ use pixel::program::options::{
 use pixel::program::{
     Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, convert, convert_command,
     dead_letters, drain, drain_command, exit, healthcheck, listen, listen_for_operators, look_after_slots,
-    open_spool, replay, replay_command, status, status_command, with_audit_arguments,
+    open_spool, replay, replay_command, report, report_command, status, status_command, tail, tail_command,
+    with_audit_arguments,
 };
 use pixel::record::SpoolInboxes;
 
@@ -31,6 +32,8 @@ fn command() -> Command {
         .subcommand(replay_command())
         .subcommand(drain_command())
         .subcommand(convert_command())
+        .subcommand(report_command())
+        .subcommand(tail_command())
         .subcommand(check_command(all))
         .subcommand(status_command(ADMIN))
         .subcommand(
@@ -47,6 +50,8 @@ fn main() -> ExitCode {
         Some(("replay", given)) => exit("pixel replay", replay(given)),
         Some(("drain", given)) => exit("pixel drain", drain(given)),
         Some(("convert", given)) => exit("pixel convert", convert(given)),
+        Some(("report", given)) => exit("pixel report", report(given)),
+        Some(("tail", given)) => exit("pixel tail", tail(given)),
         Some(("check", given)) => exit("pixel check", check(given, Settings::read)),
         Some(("status", given)) => exit("pixel status", status(given, &ADMIN_LISTEN)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::batch::Batch;
 use super::claims::Claims;
 use super::lock::Right;
+use super::names;
 use crate::disk::folder::{Folder, GrowingFile, Identity};
 use crate::record::{
     Appended, BLOCK_BYTES, Entry, FileChange, FileRecord, Lines, Mark, OpenClaims, Placed, TAIL_BYTES,
@@ -302,7 +303,8 @@ impl OutputFile {
         Ok(candidates)
     }
 
-    /// What is beside the output and begins with its name, but for what is Pixel's own.
+    /// What is beside the output and begins with its name, or has one that Pixel gives to its files, but for lock and
+    /// ledger.
     fn siblings(&self) -> io::Result<Vec<OsString>> {
         let own = |suffix: &str| {
             let mut name = self.name.clone();
@@ -314,7 +316,8 @@ impl OutputFile {
             |name: &OsString, with: &OsStr| name.as_encoded_bytes().starts_with(with.as_encoded_bytes());
         let mut names = self.folder.names()?;
         names.retain(|name| {
-            *name != self.name && *name != lock && begins(name, &self.name) && !begins(name, &ledger)
+            let is_beside = begins(name, &self.name) && *name != lock && !begins(name, &ledger);
+            *name != self.name && (is_beside || names::is_own(&self.name, name))
         });
         names.sort();
         Ok(names)

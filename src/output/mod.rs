@@ -8,6 +8,7 @@ mod claims;
 mod file;
 mod ledger;
 mod lock;
+pub mod names;
 #[cfg(test)]
 mod tests;
 mod verify;

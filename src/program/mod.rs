@@ -8,14 +8,17 @@ mod drain;
 mod given;
 mod logger;
 pub mod options;
+mod output_files;
 mod process;
 mod progress;
 mod replay;
+mod report;
 mod settings;
 mod sockets;
 mod status;
 mod status_command;
 mod stranded;
+mod tail;
 pub mod visit_file;
 mod writer;
 
@@ -30,9 +33,11 @@ pub use self::drain::{drain, drain_command, drain_to_broker, drain_to_broker_com
 pub use self::logger::LogSettings;
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
 pub use self::replay::{dead_letters, replay, replay_broker, replay_broker_command, replay_command};
+pub use self::report::{report, report_command};
 pub use self::status::{Collector, Embedded, Storage};
 pub use self::status_command::{status, status_command};
 pub use self::stranded::look_after_slots;
+pub use self::tail::{tail, tail_command};
 pub use self::writer::Writer;
 
 use clap::ArgMatches;

@@ -13,6 +13,7 @@
 //! - `neighbours`: other systems at the same broker, MassTransit among them.
 //! - `replay`: what could not be read, brought back.
 //! - `output`: the lines that are written. `convert`: files of them, from each format to each.
+//! - `tail`: what `pixel tail` and `pixel report` show of it.
 //! - `rotation`: the output under those who rotate it, lock it, append to it and take its name or number.
 //! - `audit`: what `pixel audit` says of files as they were written, and of files that were tampered with.
 //! - `processes`: programs that are killed, paused, or there twice.
@@ -54,6 +55,7 @@ mod smuggling;
 mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
+mod tail;
 mod tls;
 mod web_servers;
 
