@@ -9,6 +9,7 @@ mod file;
 mod ledger;
 mod lock;
 pub mod names;
+mod rotation;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -16,4 +17,5 @@ mod verify;
 pub use self::file::OutputFile;
 pub use self::ledger::{LedgerContent, LedgerFile, open_at as open_ledger, read as read_ledger};
 pub use self::lock::{OutputLock, Right, Waiting};
+pub use self::rotation::{Rotation, TimesOfDay};
 pub use self::verify::{FileAudit, Verdict, verify};

@@ -14,6 +14,7 @@ pub use super::settings::*;
 use crate::amqp::{AmqpUrl, Broker, QUEUE_NAME_MAX_BYTES, Tls, queue_of};
 use crate::disk::{folder_of, sibling};
 use crate::http::ListenerSettings;
+use crate::output::{Rotation, TimesOfDay};
 use crate::queue::Shard;
 use crate::visit::client_ip::TrustedProxies;
 use crate::visit::lines::LineFormat;
@@ -210,6 +211,8 @@ pub struct OutputSettings {
     pub ledger: PathBuf,
     /// How a visit is written to it.
     pub format: LineFormat,
+    /// When Pixel rotates it.
+    pub rotation: Rotation,
     /// Whether it is where visits are written if nobody says where: its folder is made then.
     pub is_default: bool,
 }
@@ -239,6 +242,10 @@ impl OutputSettings {
             is_default: output == Path::new(OUTPUT.default),
             path: output,
             format: given.read(&FORMAT, LineFormat::from_str),
+            rotation: Rotation {
+                max_bytes: Some(given.read(&ROTATE_BYTES, number(0, u64::MAX))).filter(|max| *max > 0),
+                at: given.read(&ROTATE_AT, TimesOfDay::from_str),
+            },
         }
     }
 

@@ -82,7 +82,8 @@ impl Writer {
         let folder = Box::new(RealFolder::new(folder_of(path)));
         let format = output.format;
         log::info!("writing to {}", path.display());
-        let mut visit_log = OutputFile::new(folder, name, Box::new(lock), format);
+        let visit_log = OutputFile::new(folder, name, Box::new(lock), format);
+        let mut visit_log = visit_log.rotating(output.rotation.clone());
         let mut recorder = Recorder {
             format,
             visit_log: &mut visit_log,
