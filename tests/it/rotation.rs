@@ -52,6 +52,7 @@ fn logrotate_loses_and_repeats_nothing() -> Outcome {
     for (directives, command) in [
         ("create 0640", "logrotate"),
         ("nocreate", "logrotate"),
+        ("create 0640\npostrotate\nkill -HUP $(cat pixel.pid)\nendscript", "logrotate"),
         ("create 0640\ncompress\ndelaycompress", "logrotate"),
         ("nocreate\ncompress", "flock visits.log logrotate"),
         ("copytruncate", "flock visits.log logrotate"),
@@ -69,6 +70,10 @@ fn logrotate_loses_and_repeats_nothing() -> Outcome {
             if command != "logrotate" {
                 has_written(&mut system)?;
             }
+            fs::write(
+                system.pixel.launch.folder().join("pixel.pid"),
+                system.pixel.pid()?.as_raw_nonzero().to_string(),
+            )?;
             let script = format!("{command} --force --state logrotate.state logrotate.conf");
             shell(system.pixel.launch.folder(), &script, "")?;
             if n == 3 {

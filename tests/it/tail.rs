@@ -216,3 +216,39 @@ fn a_report_says_what_is_missing() -> Outcome {
     assert!(status == 1 && said.contains("apt-get install goaccess"), "{status} {said}");
     Ok(())
 }
+
+/// Every command of the document prints what the document says.
+#[test]
+fn the_commands_of_the_formats_document_print_what_it_says() -> Outcome {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let document = fs::read_to_string(format!("{root}/docs/FORMATS.md"))?;
+    let launch = Launch::new("pixel")?;
+    let own = std::path::Path::new(env!("CARGO_BIN_EXE_pixel")).parent().ok_or("no folder")?;
+    let path = format!("{}:{root}/target/lint/bin:{}", own.display(), std::env::var("PATH")?);
+    let has_duckdb =
+        Command::new("python3").env("PATH", &path).args(["-c", "import duckdb"]).status()?.success();
+    let mut commands = 0;
+    let blocks: Vec<&str> = document.split("```").collect();
+    for (at, block) in blocks.iter().enumerate() {
+        if let Some(lines) = block.strip_prefix("json\n") {
+            fs::write(launch.folder().join("visits.ndjson"), lines)?;
+        }
+        let Some(command) = block.strip_prefix("sh\n") else { continue };
+        if command.contains("duckdb") && !has_duckdb {
+            println!("NOT TESTED: DuckDB is not here; `tests/require-tools test` installs it");
+            continue;
+        }
+        let shell = Command::new("sh")
+            .args(["-c", command])
+            .env("PATH", &path)
+            .current_dir(launch.folder())
+            .output()?;
+        let expected =
+            blocks.get(at + 2).and_then(|block| block.strip_prefix("text\n")).ok_or("no answer")?;
+        let said = String::from_utf8_lossy(&shell.stderr);
+        assert_eq!(String::from_utf8_lossy(&shell.stdout), expected, "{command}{said}");
+        commands += 1;
+    }
+    assert!(commands >= 8, "{commands}");
+    Ok(())
+}

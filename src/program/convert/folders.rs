@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::file_format::FileFormat;
-use super::sink::{Sink, sink};
+use super::sink::Sink;
+use super::sinks::sink;
 use crate::disk::{folder_of, keep_names, private_file, sibling, sync_folder};
 use crate::visit::lines::Numbered;
 

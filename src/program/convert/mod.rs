@@ -7,6 +7,7 @@ mod file_format;
 mod folders;
 mod parquet;
 mod sink;
+mod sinks;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -21,7 +22,8 @@ use self::csv::CsvFile;
 use self::file_format::{Field, FileFormat};
 use self::folders::{By, Files};
 use self::parquet::ParquetFile;
-use self::sink::{Sink, sink};
+use self::sink::Sink;
+use self::sinks::sink;
 use super::process::Failure;
 use super::progress::Progress;
 use super::visit_file::{FileProblem, STDIN, VisitFile};

@@ -19,18 +19,18 @@ mod without {
     const ABSENT: &str = "this Pixel was built without Parquet: build it with `cargo build --release --features parquet`, \
         which is what `cargo build` does unless it is told --no-default-features, or convert to csv";
 
-    pub(in super::super) fn sink(_: Target) -> io::Result<Box<dyn Sink>> {
+    pub(crate) fn sink(_: Target) -> io::Result<Box<dyn Sink>> {
         Err(io::Error::new(io::ErrorKind::Unsupported, ABSENT))
     }
 
-    pub(in super::super) enum ParquetFile {}
+    pub(crate) enum ParquetFile {}
 
     impl ParquetFile {
-        pub(in super::super) fn open(path: &Path, _: &Rc<Cell<u64>>) -> Result<Self, FileProblem> {
+        pub(crate) fn open(path: &Path, _: &Rc<Cell<u64>>) -> Result<Self, FileProblem> {
             Err(FileProblem { file: path.display().to_string(), line: None, problem: ABSENT.into() })
         }
 
-        pub(in super::super) fn next_visit(&mut self) -> Result<Option<ReadBack<'static>>, FileProblem> {
+        pub(crate) fn next_visit(&mut self) -> Result<Option<ReadBack<'static>>, FileProblem> {
             match *self {}
         }
     }
@@ -104,7 +104,7 @@ mod with {
     ///
     /// # Errors
     /// What the system said.
-    pub(in super::super) fn sink(target: Target) -> io::Result<Box<dyn Sink>> {
+    pub(crate) fn sink(target: Target) -> io::Result<Box<dyn Sink>> {
         let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
         let schema = schema().map_err(failed)?;
         let writer = SerializedFileWriter::new(target, schema, Arc::new(properties)).map_err(failed)?;
@@ -208,7 +208,7 @@ mod with {
     }
 
     /// Reads it.
-    pub(in super::super) struct ParquetFile {
+    pub(crate) struct ParquetFile {
         name: String,
         rows: RowIter<'static>,
         row: u64,
@@ -221,7 +221,7 @@ mod with {
         ///
         /// # Errors
         /// What the system said, and what is wrong with the file.
-        pub(in super::super) fn open(path: &Path, read: &Rc<Cell<u64>>) -> Result<Self, FileProblem> {
+        pub(crate) fn open(path: &Path, read: &Rc<Cell<u64>>) -> Result<Self, FileProblem> {
             let name = path.display().to_string();
             let problem = |problem: String| FileProblem { file: name.clone(), line: None, problem };
             if path.as_os_str() == STDIN {
@@ -244,7 +244,7 @@ mod with {
         ///
         /// # Errors
         /// [`FileProblem`], with the number of the row.
-        pub(in super::super) fn next_visit(&mut self) -> Result<Option<ReadBack<'static>>, FileProblem> {
+        pub(crate) fn next_visit(&mut self) -> Result<Option<ReadBack<'static>>, FileProblem> {
             self.row += 1;
             self.read.set(self.read.get() + self.bytes_per_row);
             let bad =

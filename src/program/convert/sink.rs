@@ -1,11 +1,8 @@
 //! Where converted visits go: a stream of one format, in bounded memory.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
-use super::csv::CsvSink;
-use super::file_format::FileFormat;
-use super::parquet;
-use crate::visit::lines::{LineFormat, Numbered};
+use crate::visit::lines::Numbered;
 
 /// A stream of visits.
 pub(super) trait Sink {
@@ -23,35 +20,3 @@ pub(super) trait Sink {
 
 /// What takes bytes: a file, standard output.
 pub(super) type Target = Box<dyn Write + Send>;
-
-/// A stream of a format into `target`.
-///
-/// # Errors
-/// What the system said; for Parquet in a build without it, how to get it.
-pub(super) fn sink(format: FileFormat, target: Target) -> io::Result<Box<dyn Sink>> {
-    Ok(match format {
-        FileFormat::Lines(format) => {
-            Box::new(LinesSink { target: BufWriter::new(target), format, line: Vec::new() })
-        }
-        FileFormat::Csv => Box::new(CsvSink::new(target)?),
-        FileFormat::Parquet => parquet::sink(target)?,
-    })
-}
-
-struct LinesSink {
-    target: BufWriter<Target>,
-    format: LineFormat,
-    line: Vec<u8>,
-}
-
-impl Sink for LinesSink {
-    fn add(&mut self, visit: Numbered<'_>) -> io::Result<()> {
-        self.line.clear();
-        self.format.write(visit, &mut self.line);
-        self.target.write_all(&self.line)
-    }
-
-    fn finish(mut self: Box<Self>) -> io::Result<()> {
-        self.target.flush()
-    }
-}
