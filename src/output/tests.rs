@@ -230,7 +230,9 @@ fn is_written_once(folder: &FakeFolder, case: &dyn std::fmt::Debug) {
 
 fn shown(outputs: &[(String, Vec<u8>)]) -> String {
     let line = |line: &str| match line.rsplit_once("\"sequence\":") {
-        Some((_, sequence)) if line.starts_with('{') => format!(" {}", sequence.trim_end_matches('}')),
+        Some((_, sequence)) if line.starts_with('{') => {
+            format!(" {}", sequence.split([',', '}']).next().unwrap_or_default())
+        }
         _ => format!(" [{} bytes]", line.len()),
     };
     let shown = outputs.iter().map(|(name, content)| {
@@ -303,7 +305,7 @@ fn an_output_that_pixel_rotates_holds_each_visit_in_one_of_the_files_whichever_c
     let calls = folder.disk().calls;
     for (call, later, first, second) in pairs(calls).filter(|(call, later, ..)| (call + later) % 13 == 0) {
         // The first half has one fault.
-        let faults = vec![(call, FAULTS[first]), (call + later, FAULTS[second])];
+        let faults = [(call, FAULTS[first]), (call + later, FAULTS[second])];
         let faults = faults[..1 + later % 2].to_vec();
         let fate = Fate { faults, loses_power: (call + first) % 2 == 0, ..rotating.clone() };
         let folder = FakeFolder::default();

@@ -86,12 +86,14 @@ fn show(path: &Path, since: Option<Timestamp>, ends: bool, view: &mut View) -> i
         }
     }
     view.shown.flush()?;
-    while !ends {
+    if ends {
+        return Ok(());
+    }
+    loop {
         std::thread::sleep(POLL);
         followed.new_lines(&mut |line| view.line(line))?;
         view.shown.flush()?;
     }
-    Ok(())
 }
 
 /// Shows what was received since then of a file that was rotated.
