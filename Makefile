@@ -28,6 +28,10 @@ run: ## Build Pixel and start it on this machine
 	@echo
 	@exec target/release/pixel
 
+report: ## Make report.html of pixel-data/visits.log, and what of it was rotated, with GoAccess; FILES='…' of others
+	@cargo build --release --locked --bin pixel
+	@target/release/pixel report $(FILES)
+
 check: static test test-compose ## Run the whole gate: static, test and test-compose, about 25 minutes
 	@echo 'make check: everything passed'
 
@@ -46,6 +50,7 @@ scripts: ## Check every shell script and Python file
 lint: ## Check the Rust code with clippy, warnings denied
 	@tests/require-packages build
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --lib --bin pixel --no-default-features -- -D warnings
 	cargo clippy --locked $(FUZZ) -- -D warnings
 
 docs: ## Build the documentation of the code, warnings denied
@@ -58,7 +63,7 @@ fuzz-build: ## Build the fuzz targets
 
 test: ## Run every test, with a real RabbitMQ and two minutes of random faults; BROKER=4 with RabbitMQ 4, as root
 	@tests/require-packages build test
-	@tests/require-tools caddy || echo 'without PyPI, the edge is tried with the Caddy of this machine alone' >&2
+	@tests/require-tools test || echo 'without PyPI, the edge is tried with the Caddy of this machine alone, and nothing with DuckDB' >&2
 	cargo test --locked
 
 # Not part of the gate: rustup has to fetch that toolchain.
@@ -77,4 +82,4 @@ include bench/bench.mk
 include tests/chaos.mk
 include tests/slow_clients.mk
 
-.PHONY: help run check static format-check scripts lint docs fuzz-build test minimum-rust packages
+.PHONY: help run report check static format-check scripts lint docs fuzz-build test minimum-rust packages

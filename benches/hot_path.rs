@@ -38,7 +38,7 @@ fn append_line(lines: &mut Vec<u8>) {
     let peer = "192.0.2.7".parse().unwrap();
     let target = Target::parse("/track?campaign=spring&id=12345");
     let headers = HEADERS.iter().copied();
-    encode(&visit(Timestamp::now(), peer, &TrustedProxies::default(), target, headers), lines);
+    encode(&visit(Timestamp::now(), peer, &TrustedProxies::default(), "GET", target, headers), lines);
 }
 
 fn facts_to_line(criterion: &mut Criterion) {

@@ -8,9 +8,9 @@ use pixel::program::options::{
     ADMIN_LISTEN, AdminSettings, Given, HttpSettings, OutputSettings, SpoolSettings, check, log_settings,
 };
 use pixel::program::{
-    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, commands, dead_letters, drain,
-    exit, healthcheck, listen, listen_for_operators, look_after_slots, merge, open_spool, prepare, replay,
-    status,
+    Embedded, Facts, Failure, LogSettings, PATIENCE, Process, Writer, audit, commands, convert, dead_letters,
+    drain, exit, healthcheck, listen, listen_for_operators, look_after_slots, merge, open_spool, prepare,
+    replay, report, status, tail,
 };
 use pixel::record::SpoolInboxes;
 
@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         Some(("replay", given)) => exit("pixel replay", replay(given)),
         Some(("drain", given)) => exit("pixel drain", drain(given)),
         Some(("merge", given)) => exit("pixel merge", merge(given)),
+        Some(("convert", given)) => exit("pixel convert", convert(given)),
+        Some(("report", given)) => exit("pixel report", report(given)),
+        Some(("tail", given)) => exit("pixel tail", tail(given)),
         Some(("check", given)) => exit("pixel check", check(given, Settings::read)),
         Some(("status", given)) => exit("pixel status", status(given, &ADMIN_LISTEN)),
         Some(("healthcheck", given)) => healthcheck("pixel", given, &ADMIN_LISTEN),

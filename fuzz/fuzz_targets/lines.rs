@@ -22,6 +22,8 @@ fuzz_target!(|data: &[u8]| {
         accept_language: value(),
         dnt: data.len().is_multiple_of(2),
         gpc: data.len().is_multiple_of(3),
+        method: value(),
+        scheme: value(),
     };
     let numbered = Numbered { visit: &visit, number: Some((Uuid::nil(), 1)) };
     let line = |format: LineFormat| {
@@ -42,4 +44,9 @@ fuzz_target!(|data: &[u8]| {
     let ndjson = line(LineFormat::Ndjson);
     let read: Visit<'_> = serde_json::from_str(&ndjson).expect("JSON");
     assert_eq!(read, visit);
+    for format in [LineFormat::Pipe, LineFormat::Combined, LineFormat::Vcombined, LineFormat::Ndjson] {
+        format.read(line(format).as_bytes()).expect("what was written can be read");
+        // Of any bytes at all it is known whether they are a line.
+        let _ = format.read(data);
+    }
 });

@@ -318,6 +318,14 @@ impl Folder for FakeFolder {
         })
     }
 
+    fn rename_new(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        let is_taken = self.disk().names.contains_key(to);
+        match is_taken {
+            true => Err(io::ErrorKind::AlreadyExists.into()),
+            false => self.rename(from, to),
+        }
+    }
+
     fn names(&self) -> io::Result<Vec<OsString>> {
         self.ask(|disk| disk.names.keys().cloned().collect())
     }

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use rustix::fs::{OFlags, fcntl_setfl, major, minor};
+use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_setfl, major, minor, renameat_with};
 use rustix::io::Errno;
 
 use super::{DiskFile, identity, open_regular, private_file, sync_folder};
@@ -32,6 +32,8 @@ pub trait Folder: Send {
     fn create(&self, name: &OsStr) -> io::Result<Arc<dyn DiskFile>>;
     /// Gives the file `from` the name `to`, in place of any other that has it.
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()>;
+    /// Gives the file `from` the name `to`, which nobody may have: `AlreadyExists` where somebody does.
+    fn rename_new(&self, from: &OsStr, to: &OsStr) -> io::Result<()>;
     /// The names of everything in it.
     fn names(&self) -> io::Result<Vec<OsString>>;
     /// Which file `name` is, links not followed; `None` where there is none.
@@ -120,6 +122,14 @@ impl Folder for RealFolder {
 
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         fs::rename(self.path(from), self.path(to))
+    }
+
+    fn rename_new(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        match renameat_with(CWD, self.path(from), CWD, self.path(to), RenameFlags::NOREPLACE) {
+            // Of a file system that does not know it (NFS), the look at the names before has to do.
+            Err(Errno::INVAL | Errno::NOSYS) if !self.path(to).exists() => self.rename(from, to),
+            renamed => Ok(renamed?),
+        }
     }
 
     fn names(&self) -> io::Result<Vec<OsString>> {

@@ -83,7 +83,8 @@ impl Handler for Track {
                 match self.pixel.route(&target, request.method()) {
                     Route::Visit(answer) => {
                         let peer = request.peer().ip();
-                        let visit = visit(Timestamp::now(), peer, &self.proxies, target, request.headers());
+                        let (now, method) = (Timestamp::now(), request.method().as_str());
+                        let visit = visit(now, peer, &self.proxies, method, target, request.headers());
                         encode(&visit, &mut lines);
                         visits += 1;
                         if let Some(span) = self.span(request, target.path) {

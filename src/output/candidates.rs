@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::names::{is_own, is_rotated};
 use crate::disk::folder_of;
 use crate::record::{BLOCK_BYTES, FileRecord};
 
@@ -90,7 +91,7 @@ fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<(Vec<Candidate>, 
         candidates.clear();
         unopened.clear();
         for (sibling, _) in &listed {
-            let is_rotated = is_rotated(&sibling.as_bytes()[name.len()..]);
+            let is_rotated = is_rotated(name, sibling);
             match Candidate::open(folder.join(sibling), is_rotated) {
                 Ok(candidate) => candidates.extend(candidate),
                 // Somebody else's, very likely.
@@ -111,33 +112,27 @@ fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<(Vec<Candidate>, 
     Ok((candidates, unopened))
 }
 
-/// The names in `folder` that begin with `name`, with their inodes, in order; but no lock, ledger or output of another
-/// name.
+/// The names in `folder` that begin with `name`, and those that Pixel gives to its files, with their inodes, in order;
+/// but no lock, ledger or output of another name.
 fn siblings(folder: &Path, name: &OsStr) -> io::Result<Vec<(OsString, u64)>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name().as_bytes().starts_with(name.as_bytes()) {
-            names.push((entry.file_name(), entry.ino()));
+        let found = entry.file_name();
+        if found.as_bytes().starts_with(name.as_bytes()) || is_own(name, &found) {
+            names.push((found, entry.ino()));
         }
     }
     let outputs = names.iter().filter_map(|(name, _)| name.as_bytes().strip_suffix(b".ledger"));
     let others: Vec<Vec<u8>> =
         outputs.filter(|output| *output != name.as_bytes()).map(<[u8]>::to_vec).collect();
     names.retain(|(sibling, _)| {
-        let rest = &sibling.as_bytes()[name.len()..];
+        let Some(rest) = sibling.as_bytes().strip_prefix(name.as_bytes()) else { return true };
         let is_own = rest == b".lock" || rest.starts_with(b".ledger");
         !is_own && !others.iter().any(|other| sibling.as_bytes().starts_with(other))
     });
     names.sort();
     Ok(names)
-}
-
-/// Whether this is what a rotation puts behind a name: nothing, a number or a date, and what a compressor adds.
-fn is_rotated(rest: &[u8]) -> bool {
-    let compressed = [&b".gz"[..], b".zst", b".zstd"].into_iter().find_map(|end| rest.strip_suffix(end));
-    let rest = compressed.unwrap_or(rest);
-    rest.iter().all(|byte| byte.is_ascii_digit() || b".-_:T".contains(byte))
 }
 
 fn invalid(path: &Path, what: &str) -> io::Error {
@@ -255,21 +250,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_rotation_are_told_from_others() {
-        for name in ["", ".1", ".12.gz", "-20261124", "-20261124.zst", ".2026-11-24T10:00", ".gz", "_1.zstd"]
-        {
-            assert!(is_rotated(name.as_bytes()), "{name}");
-        }
-        for name in [".eu", ".notes.gz", ".1.bak", "2.txt"] {
-            assert!(!is_rotated(name.as_bytes()), "{name}");
-        }
-    }
-
-    #[test]
     fn what_cannot_be_a_file_of_the_output_is_left_out() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name);
-        let written = ["v", "v.1", "v.lock", "v.ledger", "v.ledger.files", "v.eu", "v.eu.1", "v.eu.ledger"];
+        let written = [
+            "v",
+            "v.1",
+            "v-2026-11-23T14.gz",
+            "v.lock",
+            "v.ledger",
+            "v.ledger.files",
+            "v.eu",
+            "v.eu.1",
+            "v.eu.ledger",
+        ];
         for name in written {
             fs::write(path(name), "bytes\n")?;
         }
@@ -281,7 +275,7 @@ mod tests {
         let (found, unopened) = candidates(&path("v"), &[])?;
         assert!(unopened.is_empty());
         let names: Vec<_> = found.iter().filter_map(|one| one.path.file_name()).collect();
-        assert_eq!(names, ["v", "v.1"]);
+        assert_eq!(names, ["v", "v-2026-11-23T14.gz", "v.1"]);
         let absent = candidates(&path("v"), &[path("absent")]).map(|_| ());
         assert!(absent.is_err_and(|error| error.to_string().contains("absent")));
         Ok(())

@@ -13,9 +13,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::batch::Batch;
 use super::claims::Claims;
 use super::lock::Right;
+use super::names;
+use super::rotation::Rotation;
 use crate::disk::folder::{Folder, GrowingFile, Identity};
 use crate::record::{
     Appended, BLOCK_BYTES, Entry, FileChange, FileRecord, Lines, Mark, OpenClaims, Placed, TAIL_BYTES,
@@ -26,6 +30,10 @@ use crate::visit::lines::LineFormat;
 
 /// How long somebody may keep the output locked before that counts as a failure.
 const READER_MAX: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(5) };
+/// How long after a failure a file is rotated again.
+const ROTATE_AGAIN: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(60) };
+/// So long is the first line of a file at most of which it is read when its visit was received.
+const HEAD_BYTES: usize = 128 << 10;
 const POLL: Duration = Duration::from_millis(1);
 /// How many parts, with bytes of others in between, a file's record may have: past that, up to so many of those bytes
 /// are checked along with ours, as a file to which others append all the time would have the ledger grow without bound.
@@ -40,6 +48,9 @@ pub struct OutputFile {
     name: OsString,
     right: Box<dyn Right>,
     format: LineFormat,
+    rotation: Rotation,
+    // Once it could not be rotated: when that is tried again.
+    rotates_from: Option<Instant>,
     open: Option<Open>,
     // The one that was open before, whose new name the ledger has to be told.
     renamed: Option<(u64, Identity)>,
@@ -60,6 +71,8 @@ pub struct OutputFile {
 struct Open {
     file: Arc<dyn GrowingFile>,
     identity: Identity,
+    // When its first visit was received, or it was made.
+    begun: Timestamp,
     // How the ledger knows it, once it was compared.
     mark: Option<Mark>,
 }
@@ -76,6 +89,8 @@ impl OutputFile {
             name,
             right,
             format,
+            rotation: Rotation::default(),
+            rotates_from: None,
             open: None,
             renamed: None,
             joins: None,
@@ -85,6 +100,11 @@ impl OutputFile {
             cut: None,
             appended: None,
         }
+    }
+
+    /// The same, rotated when `rotation` says so.
+    pub fn rotating(self, rotation: Rotation) -> Self {
+        OutputFile { rotation, ..self }
     }
 
     fn failed(&self, error: io::Error) -> VisitLogError {
@@ -106,7 +126,8 @@ impl OutputFile {
             0 => log::info!("opened `{}` (new)", path.display()),
             _ => log::info!("opened `{}` (existing, {length} bytes)", path.display()),
         }
-        let before = self.open.replace(Open { file, identity, mark: None });
+        let begun = begun(&*file)?;
+        let before = self.open.replace(Open { file, identity, begun, mark: None });
         self.renamed = before.and_then(|before| Some((before.mark?.file, before.identity))).or(self.renamed);
         Ok(())
     }
@@ -140,6 +161,60 @@ impl OutputFile {
                 }
             }
         }
+    }
+
+    /// Whether the file that is open is to be rotated: it is the one that was written last, and its time has come, or
+    /// its lines are of another format.
+    fn is_due(&self, written: &Written) -> io::Result<bool> {
+        let (Some(open), Some(mark)) = (&self.open, written.mark().filter(|mark| mark.length > 0)) else {
+            return Ok(false);
+        };
+        if self.rotates_from.is_some_and(|from| Instant::now() < from) {
+            return Ok(false);
+        }
+        let is_other = mark.format.of_today() != self.format.of_today();
+        let is_due = is_other || self.rotation.is_due(open.file.len()?, open.begun, Timestamp::now());
+        Ok(is_due && self.is_marked(Some(mark))?)
+    }
+
+    /// Rotates the file that is locked, if that is due: it gets a name of its own, and the next one is opened and locked.
+    /// Where that fails it is gone on with, and tried again later.
+    fn rotate(&mut self, written: &Written) -> Result<(), VisitLogError> {
+        let renamed = match self.is_due(written) {
+            Ok(false) => return Ok(()),
+            Ok(true) => self.move_aside(),
+            Err(error) => Err(error),
+        };
+        let path = self.folder.path(&self.name);
+        match renamed {
+            Ok(name) => {
+                log::info!("rotated `{}` to `{}`", path.display(), self.folder.path(&name).display());
+                let open = self.open.as_ref().expect("it is locked");
+                // The ledger is told its new name with what it is told of the next file.
+                self.renamed = written.mark().map(|mark| (mark.file, open.identity));
+                self.unlock();
+                self.lock()
+            }
+            Err(error) => {
+                log::warn!("failed to rotate `{}`: {error}; going on with it", path.display());
+                self.rotates_from = Some(Instant::now() + ROTATE_AGAIN);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the file that is open the first name of its hour that nobody has, compressed or not.
+    fn move_aside(&mut self) -> io::Result<OsString> {
+        let begun = self.open.as_ref().expect("it is locked").begun;
+        let taken: Vec<OsString> = self.folder.names()?;
+        let is_taken =
+            |wanted: &OsString| taken.iter().any(|name| names::plain(name) == names::plain(wanted));
+        let mut wanted =
+            (0..).map(|number| names::own(&self.name, begun, number)).filter(|name| !is_taken(name));
+        let name = wanted.next().expect("there is always another number");
+        self.folder.rename_new(&self.name, &name)?;
+        self.folder.sync()?;
+        Ok(name)
     }
 
     /// Compares the file that is locked with what the ledger knows; returns what the ledger has to be told.
@@ -303,7 +378,8 @@ impl OutputFile {
         Ok(candidates)
     }
 
-    /// What is beside the output and begins with its name, but for what is Pixel's own.
+    /// What is beside the output and begins with its name, or has one that Pixel gives to its files, but for lock and
+    /// ledger.
     fn siblings(&self) -> io::Result<Vec<OsString>> {
         let own = |suffix: &str| {
             let mut name = self.name.clone();
@@ -315,7 +391,8 @@ impl OutputFile {
             |name: &OsString, with: &OsStr| name.as_encoded_bytes().starts_with(with.as_encoded_bytes());
         let mut names = self.folder.names()?;
         names.retain(|name| {
-            *name != self.name && *name != lock && begins(name, &self.name) && !begins(name, &ledger)
+            let is_beside = begins(name, &self.name) && *name != lock && !begins(name, &ledger);
+            *name != self.name && (is_beside || names::is_own(&self.name, name))
         });
         names.sort();
         Ok(names)
@@ -462,11 +539,19 @@ impl VisitLog for OutputFile {
         self.follow_name().map_err(|error| self.failed(error))
     }
 
+    fn is_due(&self, written: &Written) -> bool {
+        // Where it cannot be told, the next batch says so.
+        self.batch.is_none() && OutputFile::is_due(self, written).unwrap_or(false)
+    }
+
     fn begin(&mut self, written: &Written) -> Result<Option<Entry>, VisitLogError> {
         if self.goes_on().map_err(|error| self.failed(error))? {
             return self.right.check().map(|()| None);
         }
         self.lock()?;
+        if self.batch.is_none() {
+            self.rotate(written)?;
+        }
         let compared = self.compare(written).map_err(|error| {
             self.unlock();
             self.failed(error)
@@ -522,6 +607,15 @@ impl VisitLog for OutputFile {
         }
         self.unlock();
     }
+}
+
+/// When the first visit of a file was received; now, where it has none that can be read.
+fn begun(file: &dyn GrowingFile) -> io::Result<Timestamp> {
+    let mut head = vec![0; HEAD_BYTES];
+    let read = file.read_at(&mut head, 0)?;
+    let line = head[..read].split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+    let visit = LineFormat::of_line(line).and_then(|format| format.read(line).ok());
+    Ok(visit.map_or_else(Timestamp::now, |there| there.visit.received_at))
 }
 
 /// Has each part begin where the one before ended, the first at `end`, if not too much of others' is in between.

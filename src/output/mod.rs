@@ -9,6 +9,8 @@ mod claims;
 mod file;
 mod ledger;
 mod lock;
+pub mod names;
+mod rotation;
 mod stdout;
 #[cfg(test)]
 mod tests;
@@ -17,5 +19,6 @@ mod verify;
 pub use self::file::OutputFile;
 pub use self::ledger::{LedgerContent, LedgerFile, open_at as open_ledger, read as read_ledger};
 pub use self::lock::{OutputLock, Right, Waiting};
+pub use self::rotation::{Rotation, TimesOfDay};
 pub use self::stdout::StandardOutput;
 pub use self::verify::{FileAudit, Verdict, verify};

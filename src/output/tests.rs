@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{LedgerFile, OutputFile, Right, Verdict, read_ledger, verify};
+use super::{LedgerFile, OutputFile, Right, Rotation, Verdict, read_ledger, verify};
 use crate::disk::fake_folder::{Deed, FAULTS, FakeFolder, Fault, OUTPUT};
 use crate::disk::folder::Folder;
 use crate::health::Health;
@@ -150,6 +150,8 @@ struct Fate {
     loses_power: bool,
     // The formats of the processes, in turn.
     formats: Vec<LineFormat>,
+    // Past how many bytes Pixel rotates the output.
+    rotate_bytes: Option<u64>,
 }
 
 /// Records until every message is acknowledged, through as many connections and processes as it takes; returns what
@@ -163,7 +165,7 @@ fn live(folder: &FakeFolder, messages: &Messages, fate: &Fate) -> BTreeMap<usize
     folder.start_again(false);
     for process in 0..8 {
         let format = fate.formats.get(process).or(fate.formats.last()).copied().unwrap_or(LineFormat::Ndjson);
-        run(folder, messages, &mut fortune, format);
+        run(folder, messages, &mut fortune, format, fate.rotate_bytes);
         let is_over = {
             let disk = folder.disk();
             !disk.is_dead && disk.has_lock
@@ -178,7 +180,13 @@ fn live(folder: &FakeFolder, messages: &Messages, fate: &Fate) -> BTreeMap<usize
 }
 
 /// One process.
-fn run(folder: &FakeFolder, messages: &Messages, fortune: &mut Fortune, format: LineFormat) {
+fn run(
+    folder: &FakeFolder,
+    messages: &Messages,
+    fortune: &mut Fortune,
+    format: LineFormat,
+    max_bytes: Option<u64>,
+) {
     let stop: Stop = folder.disk().stop.clone();
     let ledger = loop {
         if stop.is_set() {
@@ -190,7 +198,9 @@ fn run(folder: &FakeFolder, messages: &Messages, fortune: &mut Fortune, format: 
     };
     let mut ledger = ledger;
     let right = Box::new(FakeRight(folder.clone()));
-    let mut output = OutputFile::new(Box::new(folder.clone()), OsStr::new(OUTPUT), right, format);
+    let rotation = Rotation { max_bytes, ..Rotation::default() };
+    let mut output =
+        OutputFile::new(Box::new(folder.clone()), OsStr::new(OUTPUT), right, format).rotating(rotation);
     let (metrics, health) = (Metrics::default(), Health::default());
     let mut recorder =
         Recorder { format, visit_log: &mut output, ledger: &mut ledger, metrics: &metrics, health: &health };
@@ -220,7 +230,9 @@ fn is_written_once(folder: &FakeFolder, case: &dyn std::fmt::Debug) {
 
 fn shown(outputs: &[(String, Vec<u8>)]) -> String {
     let line = |line: &str| match line.rsplit_once("\"sequence\":") {
-        Some((_, sequence)) if line.starts_with('{') => format!(" {}", sequence.trim_end_matches('}')),
+        Some((_, sequence)) if line.starts_with('{') => {
+            format!(" {}", sequence.split([',', '}']).next().unwrap_or_default())
+        }
         _ => format!(" [{} bytes]", line.len()),
     };
     let shown = outputs.iter().map(|(name, content)| {
@@ -276,6 +288,31 @@ fn pairs(calls: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
             (0..faults).map(move |first| (call, later, first, (call + 3 * later + first) % faults))
         })
     })
+}
+
+/// The output is renamed, the new one made, and the ledger told: a crash between any two steps of it leaves each visit in
+/// one of the files.
+#[test]
+fn an_output_that_pixel_rotates_holds_each_visit_in_one_of_the_files_whichever_calls_fail_or_die() {
+    let folder = FakeFolder::default();
+    let rotating = Fate { rotate_bytes: Some(1), ..Fate::default() };
+    live(&folder, &messages(), &rotating);
+    is_written_once(&folder, &"nothing happens");
+    let outputs = folder.outputs();
+    assert!(outputs.len() > 3, "{}", shown(&outputs));
+    let is_own = |name: &str| super::names::is_own(OsStr::new(OUTPUT), OsStr::new(name));
+    assert!(outputs.iter().all(|(name, _)| name == OUTPUT || is_own(name)));
+    let calls = folder.disk().calls;
+    for (call, later, first, second) in pairs(calls).filter(|(call, later, ..)| (call + later) % 13 == 0) {
+        // The first half has one fault.
+        let faults = [(call, FAULTS[first]), (call + later, FAULTS[second])];
+        let faults = faults[..1 + later % 2].to_vec();
+        let fate = Fate { faults, loses_power: (call + first) % 2 == 0, ..rotating.clone() };
+        let folder = FakeFolder::default();
+        let dead = live(&folder, &messages(), &fate);
+        is_written_once(&folder, &fate);
+        assert_eq!(dead, expected_dead(), "{fate:?}");
+    }
 }
 
 /// What others do, right before any call, and what fails or dies thereafter. The output holds a visit before.
@@ -381,8 +418,9 @@ fn a_change_of_format_between_crashes_repeats_nothing() {
         let fate = Fate { faults, loses_power: later % 2 == 0, formats, ..Fate::default() };
         let folder = FakeFolder::default();
         live(&folder, &messages, &fate);
-        let (_, content) = &folder.outputs()[0];
-        let text = String::from_utf8_lossy(content);
+        let outputs = folder.outputs();
+        let text: String =
+            outputs.iter().map(|(_, content)| String::from_utf8_lossy(content).into_owned()).collect();
         let is_whole = |line: &&str| {
             *line == "2022-12-19T14:16:49.0000000Z|null|null|1.2.3.4"
                 || line.ends_with("\"GET - HTTP/1.1\" 200 43 \"-\" \"-\"")
@@ -534,7 +572,7 @@ fn live_by_process(folder: &FakeFolder, messages: &Messages, fates: &[Fate]) -> 
             disk.faults = fate.faults.iter().map(|(call, fault)| (base + call, *fault)).collect();
             disk.deeds = fate.deeds.iter().map(|(call, deed)| (base + call, *deed)).collect();
         }
-        run(folder, messages, &mut fortune, LineFormat::Ndjson);
+        run(folder, messages, &mut fortune, LineFormat::Ndjson, None);
         let is_over = {
             let disk = folder.disk();
             !disk.is_dead && disk.has_lock

@@ -15,7 +15,6 @@ use crate::disk::sibling;
 use crate::output::{FileAudit, LedgerContent, Verdict, read_ledger, verify};
 use crate::record::{Audit, FileRecord, InSpool, Mark, Sequences, Written};
 use crate::spool::{Waiting, waiting};
-use crate::visit::lines::LineFormat;
 
 /// Everything that the audit found.
 #[derive(Serialize)]
@@ -213,8 +212,7 @@ fn read_files(output: &Path, others: &[PathBuf], ledger: &LedgerContent) -> Resu
 /// Whether a line at this place may be one of a batch that is not committed, and the same as another visit's: times in
 /// the combined log format are whole seconds.
 fn may_be_on_its_way(written: &Written, file: u64, at: u64) -> bool {
-    let is_behind =
-        |mark: &Mark| mark.file == file && mark.format == LineFormat::Combined && at >= mark.length;
+    let is_behind = |mark: &Mark| mark.file == file && mark.format.has_whole_seconds() && at >= mark.length;
     written.mark().is_some_and(is_behind) || written.claims().iter().any(|claims| is_behind(&claims.mark))
 }
 

@@ -6,8 +6,8 @@ use super::options::{
     ADMIN, BROKER, HTTP, LOGS, OUTPUTS, SHARD_CHOICE, SPOOL, STORAGE_ADMIN, check_command, with_settings,
 };
 use super::{
-    drain_command, drain_to_broker_command, merge_command, replay_broker_command, replay_command,
-    status_command, with_audit_arguments,
+    convert_command, drain_command, drain_to_broker_command, merge_command, replay_broker_command,
+    replay_command, report_command, status_command, tail_command, with_audit_arguments,
 };
 
 /// The command line of pixel.
@@ -22,6 +22,9 @@ pub fn pixel() -> Command {
         .subcommand(replay_command())
         .subcommand(drain_command())
         .subcommand(merge_command())
+        .subcommand(convert_command())
+        .subcommand(report_command())
+        .subcommand(tail_command())
         .subcommand(check_command(all))
         .subcommand(status_command(ADMIN))
         .subcommand(

@@ -4,21 +4,26 @@
 mod audit;
 pub mod commands;
 mod config_file;
+mod convert;
 mod disks;
 mod drain;
 mod given;
 mod logger;
 mod merge;
 pub mod options;
+mod output_files;
 mod process;
 mod progress;
 mod replay;
+mod report;
 mod settings;
 mod sockets;
 mod sorted_lines;
 mod status;
 mod status_command;
 mod stranded;
+mod tail;
+pub mod visit_file;
 mod writer;
 
 use std::net::SocketAddr;
@@ -27,15 +32,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::audit::{audit, with_arguments as with_audit_arguments};
+pub use self::convert::{convert, convert_command};
 pub use self::disks::prepare;
 pub use self::drain::{drain, drain_command, drain_to_broker, drain_to_broker_command};
 pub use self::logger::LogSettings;
 pub use self::merge::{merge, merge_command};
 pub use self::process::{Ending, Failure, PATIENCE, Process, exit};
 pub use self::replay::{dead_letters, replay, replay_broker, replay_broker_command, replay_command};
+pub use self::report::{report, report_command};
 pub use self::status::{Collector, Embedded, Storage};
 pub use self::status_command::{status, status_command};
 pub use self::stranded::look_after_slots;
+pub use self::tail::{tail, tail_command};
 pub use self::writer::Writer;
 
 use clap::ArgMatches;

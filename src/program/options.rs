@@ -10,10 +10,12 @@ use std::time::Duration;
 
 pub use super::given::{Given, check, check_command, with_settings};
 use super::logger::{LogFormat, LogSettings};
+use super::process::Failure;
 pub use super::settings::*;
 use crate::amqp::{AmqpUrl, Broker, QUEUE_NAME_MAX_BYTES, Tls, queue_of};
 use crate::disk::{folder_of, sibling};
 use crate::http::ListenerSettings;
+use crate::output::{Rotation, TimesOfDay};
 use crate::queue::Shard;
 use crate::trace;
 use crate::visit::client_ip::TrustedProxies;
@@ -220,6 +222,8 @@ pub struct OutputSettings {
     pub ledger: PathBuf,
     /// How a visit is written to it.
     pub format: LineFormat,
+    /// When Pixel rotates it.
+    pub rotation: Rotation,
     /// Whether it is where visits are written if nobody says where: its folder is made then.
     pub is_default: bool,
 }
@@ -247,13 +251,32 @@ impl OutputSettings {
             unset if unset.as_os_str().is_empty() => beside,
             folder => folder.join(beside.file_name().unwrap_or_default()),
         };
+        let rotation = Rotation {
+            max_bytes: Some(given.read(&ROTATE_BYTES, number(0, u64::MAX))).filter(|max| *max > 0),
+            at: given.read(&ROTATE_AT, TimesOfDay::from_str),
+        };
+        if is_stdout && rotation != Rotation::default() {
+            given.note(&OUTPUT, &"standard output is not rotated: leave --rotate-bytes and --rotate-at away");
+        }
         OutputSettings {
             lock: sibling(&state, "lock"),
             ledger: sibling(&state, "ledger"),
             is_default: output == Path::new(OUTPUT.default),
             path: Some(output).filter(|_| !is_stdout),
             format: given.read(&FORMAT, LineFormat::from_str),
+            rotation,
         }
+    }
+
+    /// Its file, for who reads it.
+    ///
+    /// # Errors
+    /// That there is none to be read.
+    pub fn file(&self) -> Result<&Path, Failure> {
+        let file = self.path.as_deref();
+        file.ok_or_else(|| {
+            Failure::Settings("what standard output was given is not there to be read: name a file".into())
+        })
     }
 
     /// Another output, whose state is beside it.

@@ -81,7 +81,11 @@ settings! {
         "Where the output's lock and ledger are, the same for all who write it; beside it unless set, and for standard \
          output in pixel-data";
     FORMAT: "format" "PIXEL_FORMAT" "pipe" public "FORMAT"
-        "How a visit is written: pipe, combined (Apache's) or ndjson";
+        "How a visit is written: pipe, combined (Apache's), vcombined (the same with the virtual host in front) or ndjson";
+    ROTATE_BYTES: "rotate-bytes" "PIXEL_ROTATE_BYTES" "0" public "BYTES"
+        "Past this, the output gets a name of its own, as in visits-2026-11-23T14.log, and a new one is begun; 0 is never";
+    ROTATE_AT: "rotate-at" "PIXEL_ROTATE_AT" "" public "TIMES"
+        "When that happens: hourly, daily, or times of day in UTC such as 06:00,18:00; also without visits";
     ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8081" public "ADDRESS:PORT"
         "Address of /healthz, /readyz and /metrics; not for the public";
     STORAGE_ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8082" public "ADDRESS:PORT"
@@ -106,7 +110,7 @@ pub static BROKER: &[&Setting] =
 /// Of who takes visits from the broker.
 pub static SHARD_CHOICE: &[&Setting] = &[&SHARD, &MASSTRANSIT_EXCHANGE, &TAKEOVER];
 /// Of the output.
-pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT];
+pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT, &ROTATE_BYTES, &ROTATE_AT];
 /// Of the admin listener of the programs that take visits.
 pub static ADMIN: &[&Setting] = &[&ADMIN_LISTEN];
 /// Of the admin listener of pixel-storage.

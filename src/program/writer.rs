@@ -160,5 +160,6 @@ fn open_log(output: &OutputSettings, lock: OutputLock) -> Result<Box<dyn VisitLo
     };
     let name = path.file_name().ok_or_else(|| format!("`{}` is no file's name", path.display()))?;
     let folder = Box::new(RealFolder::new(folder_of(path)));
-    Ok(Box::new(OutputFile::new(folder, name, Box::new(lock), output.format)))
+    let file = OutputFile::new(folder, name, Box::new(lock), output.format);
+    Ok(Box::new(file.rotating(output.rotation.clone())))
 }

@@ -307,7 +307,12 @@ impl Recorder<'_> {
     fn look_after(&mut self) -> Result<(), StepError> {
         self.visit_log.check()?;
         self.ledger.repair()?;
-        Ok(self.visit_log.refresh()?)
+        self.visit_log.refresh()?;
+        if self.visit_log.is_due(self.ledger.written()) {
+            self.begin()?;
+            self.visit_log.settle();
+        }
+        Ok(())
     }
 
     fn count(&self, plan: &Plan<'_>) {

@@ -184,6 +184,8 @@ pub trait VisitLog {
     /// # Errors
     /// As for `check`, what failed, and [`VisitLogError::Closed`].
     fn refresh(&mut self) -> Result<(), VisitLogError>;
+    /// Whether a new file is to be begun now, whether or not there is anything to write: the next `begin` does so.
+    fn is_due(&self, written: &Written) -> bool;
     /// Keeps everybody else out until `settle` or `let_go`, and compares the log with what was `written`. Returns what the ledger
     /// has to be told before anything is appended: where the log ends, that it is a new file, and, the first time,
     /// which lines wait to be claimed.

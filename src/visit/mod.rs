@@ -31,7 +31,8 @@ impl<'a> Text<'a> {
         &self.0
     }
 
-    fn owned(value: &str) -> Option<Self> {
+    /// As [`Text::new`], of a value that does not last.
+    pub fn owned(value: &str) -> Option<Text<'static>> {
         Text::new(value).map(|text| Text(Cow::Owned(text.0.into_owned())))
     }
 }
@@ -75,6 +76,32 @@ pub struct Visit<'a> {
     /// Whether the client sent `Sec-GPC: 1` (Global Privacy Control).
     #[serde(default)]
     pub gpc: bool,
+    /// The method of the request; absent where it is not known.
+    #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    pub method: Option<Text<'a>>,
+    /// `http` or `https`, as the client asked for it, where that is known.
+    #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Text<'a>>,
+}
+
+impl Visit<'_> {
+    /// A visit of which only time and address are known.
+    pub fn new(received_at: Timestamp, ip: IpAddr) -> Self {
+        Visit {
+            received_at,
+            ip: ip.to_canonical(),
+            referrer: None,
+            user_agent: None,
+            host: None,
+            path: None,
+            query: None,
+            accept_language: None,
+            dnt: false,
+            gpc: false,
+            method: None,
+            scheme: None,
+        }
+    }
 }
 
 fn microseconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {

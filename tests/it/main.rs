@@ -15,7 +15,8 @@
 //! - `messages`: what goes through the queue.
 //! - `neighbours`: other systems at the same broker, MassTransit among them.
 //! - `replay`: what could not be read, brought back.
-//! - `output`: the lines that are written.
+//! - `output`: the lines that are written. `convert`: files of them, from each format to each.
+//! - `tail`: what `pixel tail` and `pixel report` show of it.
 //! - `rotation`: the output under those who rotate it, lock it, append to it and take its name or number.
 //! - `audit`: what `pixel audit` says of files as they were written, and of files that were tampered with.
 //! - `processes`: programs that are killed, paused, or there twice.
@@ -41,6 +42,7 @@ mod audit;
 mod broker_faults;
 mod cluster;
 mod configuration;
+mod convert;
 mod disks;
 mod edge;
 mod endpoints;
@@ -64,6 +66,7 @@ mod standard_output;
 mod stranded;
 #[path = "../support/mod.rs"]
 mod support;
+mod tail;
 mod tls;
 mod tracing;
 mod two_machines;

@@ -12,15 +12,19 @@ fn every_bad_setting_is_named_at_once() -> Outcome {
         .with("spool-max-bytes", "0")
         .with("format", "xml")
         .with("output", "/tmp")
-        .with("read-timeout-ms", "-1");
+        .with("read-timeout-ms", "-1")
+        .with("rotate-bytes", "1M")
+        .with("rotate-at", "weekly");
     let (status, _, stderr) = launch.run()?;
     assert_eq!(status, 2, "{stderr}");
     for named in [
+        "--rotate-bytes (PIXEL_ROTATE_BYTES) is `1M`: expected a whole number from 0",
+        "--rotate-at (PIXEL_ROTATE_AT) is `weekly`: expected hourly, daily, or times of day in UTC such as 06:00,18:00",
         "--listen (PIXEL_LISTEN) is `nonsense`",
         "--workers (PIXEL_WORKERS) is `0`",
         "`x` is no CIDR",
         "--spool-max-bytes",
-        "expected pipe, combined or ndjson",
+        "expected pipe, combined, vcombined or ndjson",
         "--output",
         "--read-timeout-ms",
     ] {

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::support::faulty_disk::FaultyDisk;
 use crate::support::fixtures::Embedded;
 use crate::support::launch::Launch;
 use crate::support::load::Load;
-use crate::support::output::{Output, each_is_there_once};
+use crate::support::output::{Output, each_is_there_once, lines_of};
 use crate::support::shell::{Beside, shell};
 use crate::support::small_disk::SmallDisk;
 use crate::support::stranger::Stranger;
@@ -51,6 +52,7 @@ fn logrotate_loses_and_repeats_nothing() -> Outcome {
     for (directives, command) in [
         ("create 0640", "logrotate"),
         ("nocreate", "logrotate"),
+        ("create 0640\npostrotate\nkill -HUP $(cat pixel.pid)\nendscript", "logrotate"),
         ("create 0640\ncompress\ndelaycompress", "logrotate"),
         ("nocreate\ncompress", "flock visits.log logrotate"),
         ("copytruncate", "flock visits.log logrotate"),
@@ -68,6 +70,10 @@ fn logrotate_loses_and_repeats_nothing() -> Outcome {
             if command != "logrotate" {
                 has_written(&mut system)?;
             }
+            fs::write(
+                system.pixel.launch.folder().join("pixel.pid"),
+                system.pixel.pid()?.as_raw_nonzero().to_string(),
+            )?;
             let script = format!("{command} --force --state logrotate.state logrotate.conf");
             shell(system.pixel.launch.folder(), &script, "")?;
             if n == 3 {
@@ -370,4 +376,88 @@ fn the_first_batch_of_a_file_that_is_renamed_after_a_kill_is_written_once() -> O
 
 fn sequence(line: &str) -> Option<u64> {
     serde_json::from_str::<serde_json::Value>(line).ok()?["sequence"].as_u64()
+}
+
+/// Pixel's own rotation, by size, killed at any instant: each visit is in one of the files, and the audit proves it.
+#[test]
+fn rotated_by_pixel_under_load_and_killed_every_visit_is_in_one_of_the_files() -> Outcome {
+    let mut system = Embedded::with(|launch| launch.with("rotate-bytes", "8000"))?;
+    let output = system.output.clone();
+    let load = system.load(8);
+    for n in 1..=5 {
+        wait_until("another file", || own_files(&output).is_ok_and(|files| files.len() >= n))?;
+        system.pixel.kill()?;
+        system.pixel.start_again()?;
+    }
+    load.wait_for(100)?;
+    let promised = load.stop().promised;
+    has_each_once_beside(&output, &promised)?;
+    let rotated = own_files(&output)?;
+    assert!(rotated.len() >= 5, "{rotated:?}");
+    let report = output.audit_finds_nothing()?;
+    let files = report["files"].as_array().ok_or("no files")?;
+    assert!(files.len() >= rotated.len(), "{report}");
+    println!("{} visits in {} files, each once", promised.len(), rotated.len() + 1);
+    fs::remove_file(&rotated[1])?;
+    let (status, report) = output.audit()?;
+    assert_eq!((status, &report["proved"]), (1, &false.into()), "a file was taken away: {report}");
+    Ok(())
+}
+
+/// The files that Pixel named, in order.
+fn own_files(output: &Output) -> Outcome<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(output.folder()?)? {
+        let name = entry?.file_name();
+        if name.to_string_lossy().starts_with("visits-20") {
+            found.push(output.folder()?.join(name));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn has_each_once_beside(output: &Output, promised: &[u64]) -> Outcome {
+    each_is_there_once(promised, &|| {
+        let rotated = own_files(output)?;
+        Ok(rotated.iter().flat_map(|path| lines_of(path)).chain(output.lines()).collect())
+    })
+}
+
+/// A file that was begun before the hour is rotated also where no visit comes.
+#[test]
+fn the_output_is_rotated_at_its_time_without_a_visit() -> Outcome {
+    let launch = Embedded::launch()?.with("format", "pipe");
+    let mut system = Embedded::of(&launch)?;
+    let output = system.output.clone();
+    // Somebody's line of long ago: the file was begun then.
+    output.append("2026-01-01T05:30:00.0000000Z|null|others|::1\n")?;
+    system.visit(&[])?;
+    output.wait_for_lines(2)?;
+    system.pixel.stop()?;
+    let _pixel = launch.with("rotate-at", "hourly").start()?;
+    let rotated = output.folder()?.join("visits-2026-01-01T05.log");
+    wait_until("the output to be rotated", || rotated.exists() && output.path.exists())?;
+    assert_eq!(lines_of(&rotated).len(), 2);
+    output.audit_finds_nothing().map(drop)
+}
+
+/// `--format` was changed, and a file began with lines of one format and went on with another's.
+#[test]
+fn another_format_begins_a_new_file() -> Outcome {
+    let launch = Embedded::launch()?.with("format", "pipe");
+    let mut system = Embedded::of(&launch)?;
+    let output = system.output.clone();
+    system.visit(&[])?;
+    output.wait_for_lines(1)?;
+    let before = output.lines();
+    system.pixel.stop()?;
+    let system = Embedded::of(&launch.with("format", "combined"))?;
+    system.visit(&[])?;
+    wait_until("another file", || own_files(&output).is_ok_and(|files| files.len() == 1))?;
+    let after = output.wait_for_lines(1)?;
+    assert!(after.len() == 1 && after[0].contains("\"GET /track HTTP/1.1\""), "{after:?}");
+    let rotated = own_files(&output)?;
+    assert_eq!((rotated.len(), lines_of(&rotated[0])), (1, before));
+    system.stop_and_audit()
 }

@@ -22,6 +22,7 @@ pub mod shell;
 pub mod small_disk;
 pub mod stranger;
 pub mod traces;
+pub mod visits;
 pub mod wait;
 
 /// What can go wrong in the support of a test ends the test, with the reason.

@@ -1,6 +1,9 @@
 //! `time|referrer|user agent|ip`: the format that Pixel's predecessor wrote, made unforgeable.
 
+use std::borrow::Cow;
+
 use super::escape::{hex_escape, push};
+use super::read::{BadLine, ReadBack, hex_byte, value_of};
 use crate::visit::{Text, Visit};
 
 /// Appends the line: the time in UTC with seven fraction digits, referrer, user agent, address.
@@ -35,6 +38,40 @@ fn field(value: Option<&Text<'_>>, line: &mut Vec<u8>) {
     line.extend_from_slice(&text.as_bytes()[plain_from..]);
 }
 
+/// Reads what [`write`] wrote.
+pub(super) fn read(line: &str) -> Result<ReadBack<'_>, BadLine> {
+    let fields: Vec<&str> = line.split('|').collect();
+    let [time, referrer, user_agent, ip] = fields[..] else {
+        return Err(BadLine::new(format_args!("it has {} fields, and not 4 between `|`", fields.len())));
+    };
+    let received_at = time.parse().map_err(|_| BadLine::new(format_args!("`{time}` is no time")))?;
+    let mut visit =
+        Visit::new(received_at, ip.parse().map_err(|_| BadLine::new(format_args!("`{ip}` is no address")))?);
+    visit.referrer = read_field(referrer)?;
+    visit.user_agent = read_field(user_agent)?;
+    Ok(ReadBack { visit, number: None })
+}
+
+/// The inverse of [`field`].
+fn read_field(field: &str) -> Result<Option<Text<'_>>, BadLine> {
+    if field == "null" {
+        return Ok(None);
+    }
+    if !field.contains('\\') {
+        return value_of(Cow::Borrowed(field.as_bytes()));
+    }
+    let mut value = String::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((plain, escaped)) = rest.split_once('\\') {
+        value.push_str(plain);
+        let digits = escaped.strip_prefix('x').map(str::as_bytes).unwrap_or_default();
+        value.push(char::from(hex_byte(digits)?));
+        rest = &escaped[3..];
+    }
+    value.push_str(rest);
+    value_of(Cow::Owned(value.into_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{any_values, visit};
@@ -45,23 +82,6 @@ mod tests {
         let mut line = Vec::new();
         field(Text::new(value).as_ref(), &mut line);
         String::from_utf8(line).expect("UTF-8")
-    }
-
-    /// The inverse of `field`, as a reader of the file would write it.
-    fn read(field: &str) -> Option<String> {
-        if field == "null" {
-            return None;
-        }
-        let mut value = String::new();
-        let mut rest = field;
-        while let Some(at) = rest.find(r"\x") {
-            value.push_str(&rest[..at]);
-            let code = u8::from_str_radix(&rest[at + 2..at + 4], 16).expect("two digits");
-            value.push(char::from(code));
-            rest = &rest[at + 4..];
-        }
-        value.push_str(rest);
-        Some(value)
     }
 
     #[test]
@@ -99,11 +119,11 @@ mod tests {
             let mut line = Vec::new();
             write(&visit, &mut line);
             let line = String::from_utf8(line).expect("UTF-8");
-            let fields: Vec<_> = line.trim_end_matches('\n').split('|').collect();
-            prop_assert_eq!(fields.len(), 4);
-            let owned = |text: &Option<Text<'_>>| text.as_ref().map(|t| t.as_str().to_string());
-            prop_assert_eq!(read(fields[1]), owned(&visit.referrer));
-            prop_assert_eq!(read(fields[2]), owned(&visit.user_agent));
+            let there = read(line.trim_end_matches('\n')).expect("it is a line");
+            prop_assert_eq!(line.split('|').count(), 4);
+            prop_assert_eq!(there.visit.received_at, visit.received_at);
+            prop_assert_eq!(&there.visit.referrer, &visit.referrer);
+            prop_assert_eq!(&there.visit.user_agent, &visit.user_agent);
         }
     }
 }

@@ -1,0 +1,231 @@
+//! `pixel report`: what GoAccess makes of the visits. Pages are the referrers, as every visit asks for the same pixel;
+//! campaigns are the `utm_…` parameters of the query, or of the page.
+//!
+//! GoAccess is given one format whatever the files have, each visit on a line that it can read.
+
+use std::cell::Cell;
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command as Program, Stdio};
+use std::rc::Rc;
+
+use clap::{Arg, ArgMatches, Command};
+use url::Url;
+
+use super::options::{Given, OUTPUTS, OutputSettings, with_settings};
+use super::output_files::files_of;
+use super::process::Failure;
+use super::progress::Progress;
+use super::visit_file::VisitFile;
+use crate::visit::lines::{LineFormat, Numbered};
+use crate::visit::{Text, Visit};
+
+const GOACCESS: &str = "goaccess";
+/// How many visits are read between two looks at how far it is.
+const SHOW_EVERY: u64 = 4096;
+/// How many lines that are no visits are named.
+const NAMED_MAX: u64 = 5;
+
+/// The subcommand.
+pub fn report_command() -> Command {
+    with_settings(Command::new("report"), &[OUTPUTS])
+        .about(
+            "Make a report of files of visits with GoAccess: pages from the referrers, campaigns from utm_ parameters. Any \
+             format, gzip and zstd as they are",
+        )
+        .arg(
+            Arg::new("report")
+                .long("report")
+                .value_name("FILE")
+                .default_value("report.html")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("What to make: .html, .json or .csv"),
+        )
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .num_args(0..)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("The files; the output and what of it was rotated unless given"),
+        )
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What cannot be read, how to get GoAccess where it is not there, or what it said.
+#[expect(clippy::print_stdout, reason = "the outcome is what it is asked for")]
+pub fn report(matches: &ArgMatches) -> Result<(), Failure> {
+    let mut given = Given::new(matches);
+    let output = OutputSettings::read(&mut given);
+    given.refuse_bad()?;
+    let mut files: Vec<PathBuf> = matches.get_many("files").into_iter().flatten().cloned().collect();
+    if files.is_empty() {
+        let path = output.file()?;
+        let found = files_of(path);
+        let found = found.map_err(|error| format!("failed to look for `{}`: {error}", path.display()))?;
+        files.extend(found.into_iter().map(|file| file.path));
+        if files.is_empty() {
+            return Err(format!("there is no `{}`: name a file of visits", path.display()).into());
+        }
+    }
+    let target = matches.get_one::<PathBuf>("report").expect("it has a default");
+    let ending = target.extension().and_then(|ending| ending.to_str());
+    if !matches!(ending, Some("html" | "json" | "csv")) {
+        let name = target.display();
+        return Err(Failure::Settings(format!(
+            "--report is `{name}`: expected a file that ends in .html, .json or .csv"
+        )));
+    }
+    let visits = make(&files, target)?;
+    println!("{visits} visits in `{}`", target.display());
+    Ok(())
+}
+
+/// Has GoAccess make the report; returns of how many visits.
+fn make(files: &[PathBuf], target: &Path) -> Result<u64, Failure> {
+    let mut goaccess = Program::new(GOACCESS);
+    goaccess.args([
+        "-",
+        "--log-format=VCOMBINED",
+        "--no-global-config",
+        "--no-progress",
+        "--agent-list",
+        "--output",
+    ]);
+    goaccess.arg(target).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = goaccess.spawn().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            "GoAccess is not here, which makes the report: `apt-get install goaccess` on Debian and \
+                                Ubuntu, `brew install goaccess`, or https://goaccess.io/download"
+                .to_string()
+        }
+        _ => format!("failed to start {GOACCESS}: {error}"),
+    })?;
+    let stdin = child.stdin.take().expect("it was piped");
+    let fed = feed(files, stdin);
+    let ended = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&ended.stderr).trim().to_string();
+    match fed {
+        // What it says tells more than that it does not listen.
+        Err(Failure::Runtime(problem)) if ended.status.success() => Err(problem.into()),
+        Err(_) | Ok(_) if !ended.status.success() => {
+            Err(format!("{GOACCESS} ended with {}: {said}", ended.status).into())
+        }
+        fed => fed,
+    }
+}
+
+/// Writes every visit as a line for GoAccess; returns how many they are.
+fn feed(files: &[PathBuf], goaccess: impl Write) -> Result<u64, Failure> {
+    let sizes = files.iter().map(|path| path.metadata().map_or(0, |metadata| metadata.len()));
+    let mut progress = Progress::new("bytes", sizes.sum());
+    let mut goaccess = BufWriter::new(goaccess);
+    let failed = |error: io::Error| Failure::Runtime(format!("failed to write to {GOACCESS}: {error}"));
+    let read = Rc::new(Cell::new(0));
+    let (mut visits, mut bad, mut shown, mut line) = (0_u64, 0_u64, 0, Vec::new());
+    for path in files {
+        let mut file = VisitFile::open(path, None, &read).map_err(|problem| problem.to_string())?;
+        loop {
+            match file.next_visit() {
+                Ok(None) => break,
+                Ok(Some(there)) => {
+                    line.clear();
+                    let visit = as_page(&there.visit);
+                    LineFormat::Vcombined.write(Numbered { visit: &visit, number: None }, &mut line);
+                    goaccess.write_all(&line).map_err(failed)?;
+                    visits += 1;
+                }
+                Err(problem) if problem.line.is_none() => return Err(problem.to_string().into()),
+                Err(problem) => {
+                    bad += 1;
+                    if bad <= NAMED_MAX {
+                        eprintln!("left out: {problem}");
+                    }
+                }
+            }
+            if visits.is_multiple_of(SHOW_EVERY) {
+                progress.advance(read.get() - shown);
+                shown = read.get();
+            }
+        }
+    }
+    goaccess.flush().map_err(failed)?;
+    drop(progress);
+    if bad > NAMED_MAX {
+        eprintln!("left out: {} more lines that are no visits", bad - NAMED_MAX);
+    }
+    Ok(visits)
+}
+
+/// The visit of a page, as a web server would have logged it: its host, its path, and as referrer the campaign.
+fn as_page(visit: &Visit<'_>) -> Visit<'static> {
+    let page = visit.referrer.as_ref().and_then(|text| Url::parse(text.as_str()).ok()).filter(Url::has_host);
+    let mut as_page = Visit::new(visit.received_at, visit.ip);
+    let owned = |text: &Option<Text<'_>>| text.as_ref().and_then(|text| Text::owned(text.as_str()));
+    as_page.user_agent = owned(&visit.user_agent);
+    match &page {
+        Some(page) => {
+            as_page.host = page.host_str().and_then(Text::owned);
+            as_page.path = Text::owned(page.path());
+            as_page.scheme = Text::owned(page.scheme());
+        }
+        None => {
+            as_page.host = owned(&visit.host);
+            as_page.path = owned(&visit.path).or(Text::new("/"));
+        }
+    }
+    let queries = [visit.query.as_ref().map(Text::as_str), page.as_ref().and_then(Url::query)];
+    as_page.referrer = queries.into_iter().flatten().find_map(campaign);
+    as_page
+}
+
+/// The campaign of a query, as a referrer whose site is the source: `campaign://mail/autumn`.
+fn campaign(query: &str) -> Option<Text<'static>> {
+    let value = |wanted: &str| {
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        pairs.find(|(name, value)| name == wanted && !value.is_empty()).map(|(_, value)| value.into_owned())
+    };
+    let (campaign, source) = (value("utm_campaign"), value("utm_source"));
+    if campaign.is_none() && source.is_none() {
+        return None;
+    }
+    let source = source.unwrap_or_else(|| "unknown".into());
+    Text::owned(&format!("campaign://{source}/{}", campaign.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_visit_is_one_of_the_page_that_shows_the_pixel() {
+        let line = |referrer: Option<&'static str>, query: Option<&'static str>| {
+            let mut visit = Visit::new(jiff::Timestamp::UNIX_EPOCH, [1, 2, 3, 4].into());
+            visit.host = Text::new("px.example.com");
+            visit.path = Text::new("/track");
+            visit.referrer = referrer.and_then(Text::new);
+            visit.query = query.and_then(Text::new);
+            let mut line = Vec::new();
+            let visit = as_page(&visit);
+            LineFormat::Vcombined.write(Numbered { visit: &visit, number: None }, &mut line);
+            let line = String::from_utf8(line).expect("ASCII");
+            let words: Vec<&str> = line.split(' ').collect();
+            [words[0], words[7], words[11]].join(" ")
+        };
+        for (referrer, query, expected) in [
+            (None, None, r#"px.example.com:80 /track "-""#),
+            (Some("https://example.com/a/b?c=d#e"), None, r#"example.com:443 /a/b "-""#),
+            (Some("no URL"), Some("x=1"), r#"px.example.com:80 /track "-""#),
+            (
+                Some("https://example.com"),
+                Some("utm_campaign=autumn&utm_source=mail"),
+                r#"example.com:443 / "campaign://mail/autumn""#,
+            ),
+            (Some("http://example.com/?utm_source=ad"), Some("x"), r#"example.com:80 / "campaign://ad/""#),
+            (None, Some("utm_campaign=a"), r#"px.example.com:80 /track "campaign://unknown/a""#),
+        ] {
+            assert_eq!(line(referrer, query), expected, "{referrer:?} {query:?}");
+        }
+    }
+}

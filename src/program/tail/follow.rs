@@ -1,0 +1,260 @@
+//! The output as it grows, under whoever renames it, copies and truncates it, or makes several new files between two
+//! looks.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use crate::disk::folder::Identity;
+use crate::disk::{identity, open_regular};
+use crate::output::names::plain;
+use crate::program::output_files::files_of;
+use crate::program::visit_file::{LINE_MAX_BYTES, open_plain};
+
+/// How many visits are shown of what was written before.
+const LAST_LINES: usize = 10;
+const LAST_BYTES: u64 = 64 << 10;
+/// How far the clock of a file system may be behind this one's.
+const CLOCKS: Duration = Duration::from_secs(2);
+const KNOWN_BYTES: usize = 1024;
+const READ_BYTES: usize = 256 << 10;
+/// For how many looks a file that was rotated is read still: a batch may have been on its way to it.
+const LOOKS_BACK: u32 = 50;
+
+/// A file from a place on.
+struct Growing {
+    file: File,
+    identity: Identity,
+    read_to: u64,
+    // What was read last, by which one that was cut off and has grown again is known.
+    last: Vec<u8>,
+    // What was read of a line whose end is not there yet.
+    begun: Vec<u8>,
+    // Its first line, once that was read from its beginning.
+    head: Option<Vec<u8>>,
+    looks_left: u32,
+}
+
+impl Growing {
+    fn new(file: File, read_to: u64) -> io::Result<Self> {
+        let identity = identity(&file.metadata()?);
+        Ok(Growing {
+            file,
+            identity,
+            read_to,
+            last: Vec::new(),
+            begun: Vec::new(),
+            head: None,
+            looks_left: LOOKS_BACK,
+        })
+    }
+
+    fn was_cut_off(&self) -> io::Result<bool> {
+        if self.file.metadata()?.len() < self.read_to {
+            return Ok(true);
+        }
+        let mut there = vec![0; self.last.len()];
+        self.file.read_exact_at(&mut there, self.read_to - self.last.len() as u64)?;
+        Ok(there != self.last)
+    }
+
+    /// Tells `each` the lines that are there now.
+    fn new_lines(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        if self.was_cut_off()? {
+            // Somebody copied it first: it begins anew.
+            self.read_to = 0;
+            self.last.clear();
+            self.begun.clear();
+        }
+        self.file.seek(SeekFrom::Start(self.read_to))?;
+        let mut is_first = self.read_to == 0;
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let read = self.file.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.read_to += read as u64;
+            self.last.extend_from_slice(&buffer[read.saturating_sub(KNOWN_BYTES)..read]);
+            self.last.drain(..self.last.len().saturating_sub(KNOWN_BYTES));
+            for part in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
+                // A line that is so long is none of Pixel's.
+                if self.begun.len() + part.len() <= LINE_MAX_BYTES {
+                    self.begun.extend_from_slice(part);
+                }
+                if part.ends_with(b"\n") {
+                    if std::mem::take(&mut is_first) {
+                        self.head = Some(self.begun.clone());
+                    }
+                    each(&self.begun)?;
+                    self.begun.clear();
+                }
+            }
+        }
+    }
+}
+
+/// The output at a path, whichever file that is.
+pub(super) struct Followed {
+    path: PathBuf,
+    open: Option<Growing>,
+    // Those that had the name before, the oldest first.
+    before: Vec<Growing>,
+    // The first lines of the files that are known: what begins with one of them is that file's copy.
+    heads: BTreeSet<Vec<u8>>,
+    looked: SystemTime,
+}
+
+impl Followed {
+    /// From the end of what is there.
+    ///
+    /// # Errors
+    /// What the system said of the file.
+    pub(super) fn start(path: &Path) -> io::Result<Self> {
+        let looked = SystemTime::now();
+        let found = files_of(path).unwrap_or_default();
+        let mut followed = Followed {
+            path: path.into(),
+            open: None,
+            before: Vec::new(),
+            heads: found.iter().filter_map(|file| first_line(&file.path)).collect(),
+            looked,
+        };
+        followed.open = followed.open_named()?;
+        if let Some(open) = &mut followed.open {
+            open.read_to = end_of_lines(&mut open.file)?;
+        }
+        Ok(followed)
+    }
+
+    /// The last lines of what was there at the start.
+    pub(super) fn last_lines(&mut self) -> Vec<Vec<u8>> {
+        let Some(open) = &mut self.open else { return Vec::new() };
+        let from = open.read_to.saturating_sub(LAST_BYTES);
+        let mut text = Vec::new();
+        let read = open.file.seek(SeekFrom::Start(from));
+        let read = read.and_then(|_| (&open.file).take(open.read_to - from).read_to_end(&mut text));
+        let mut lines: Vec<Vec<u8>> =
+            text.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        if read.is_ok() && from > 0 && !lines.is_empty() {
+            // It may have begun before.
+            lines.remove(0);
+        }
+        lines.split_off(lines.len().saturating_sub(LAST_LINES))
+    }
+
+    /// From the beginning of the file after all.
+    pub(super) fn rewind(&mut self) {
+        self.open.iter_mut().for_each(|open| open.read_to = 0);
+    }
+
+    /// Whether it is the file that has the name.
+    pub(super) fn is(&self, identity: Identity) -> bool {
+        self.open.as_ref().is_some_and(|open| open.identity == identity)
+    }
+
+    /// Tells `each` every line that came since, in the order of the files.
+    ///
+    /// # Errors
+    /// What the system said of a file, and what `each` returns.
+    pub(super) fn new_lines(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let named = match self.path.symlink_metadata() {
+            Ok(metadata) => Some(identity(&metadata)),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        if named.is_some() && self.open.as_ref().map(|open| open.identity) != named {
+            let new = self.open_named()?;
+            self.before.extend(self.open.take());
+            self.in_between(new.as_ref().map(|new| new.identity), each)?;
+            self.open = new;
+        }
+        for file in self.before.iter_mut().chain(&mut self.open) {
+            file.new_lines(each)?;
+            file.looks_left = file.looks_left.saturating_sub(1);
+            self.heads.extend(file.head.take());
+        }
+        self.before.retain(|file| file.looks_left > 0);
+        Ok(())
+    }
+
+    /// Shows what had the name between two looks only, compressed by now or not.
+    fn in_between(
+        &mut self,
+        named: Option<Identity>,
+        each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        // What is read of those before has to be known first.
+        for file in &mut self.before {
+            file.new_lines(each)?;
+            self.heads.extend(file.head.take());
+        }
+        let since = std::mem::replace(&mut self.looked, SystemTime::now()) - CLOCKS;
+        for file in files_of(&self.path)? {
+            let is_open = |open: &Growing| open.identity == file.identity;
+            let is_known = Some(file.identity) == named || self.before.iter().any(is_open);
+            if is_known || file.modified < since {
+                continue;
+            }
+            let Some(head) = first_line(&file.path) else { continue };
+            if self.heads.insert(head) {
+                let is_compressed = file.path.file_name().is_some_and(|name| plain(name) != name);
+                match File::open(&file.path) {
+                    // One that is gone again was renamed: the next look finds it, unless it was removed.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Ok(_) if is_compressed => lines_of(&file.path, each)?,
+                    opened => self.before.push(Growing::new(opened?, 0)?),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open_named(&self) -> io::Result<Option<Growing>> {
+        match open_regular(&self.path, File::options().read(true)) {
+            Ok(file) => Growing::new(file, 0).map(Some),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Where the last whole line ends.
+fn end_of_lines(file: &mut File) -> io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    let mut piece = vec![0; 4096];
+    while end > 0 {
+        let from = end.saturating_sub(piece.len() as u64);
+        let there = &mut piece[..(end - from) as usize];
+        file.seek(SeekFrom::Start(from))?;
+        file.read_exact(there)?;
+        match memchr::memrchr(b'\n', there) {
+            Some(at) => return Ok(from + at as u64 + 1),
+            None => end = from,
+        }
+    }
+    Ok(0)
+}
+
+/// The first line of a file, decompressed; none where there is none, or it cannot be read.
+fn first_line(path: &Path) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut reader = open_plain(path, &Rc::default()).ok()?.take(LINE_MAX_BYTES as u64);
+    reader.read_until(b'\n', &mut line).ok()?;
+    line.ends_with(b"\n").then_some(line)
+}
+
+/// Tells `each` every line of a compressed file.
+fn lines_of(path: &Path, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let Ok(mut reader) = open_plain(path, &Rc::default()) else { return Ok(()) };
+    let mut line = Vec::new();
+    while (&mut reader).take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line)? > 0 {
+        each(&line)?;
+        line.clear();
+    }
+    Ok(())
+}
