@@ -100,7 +100,7 @@ fn port_of(host: &str) -> Option<&str> {
     (is_port && !name.is_empty() && port != "80" && port != "443").then_some(port)
 }
 
-/// Reads what [`write`] wrote, `with_host` or without.
+/// Reads what [`write()`] wrote, `with_host` or without.
 pub(super) fn read(line: &str, with_host: bool) -> Result<ReadBack<'_>, BadLine> {
     let is_not = |what: &str| BadLine::new(format_args!("it has no {what} where the combined format has it"));
     let (front, line) = match with_host {

@@ -122,7 +122,7 @@ const FIELDS: [&str; 15] = [
     "schema",
 ];
 
-/// Reads what [`write`] wrote, of this schema or an earlier one.
+/// Reads what [`write()`] wrote, of this schema or an earlier one.
 pub(super) fn read(line: &[u8]) -> Result<ReadBack<'_>, BadLine> {
     let visit: Visit<'_> = serde_json::from_slice(line).map_err(BadLine::new)?;
     let beside: Beside = serde_json::from_slice(line).map_err(BadLine::new)?;

@@ -38,7 +38,7 @@ fn field(value: Option<&Text<'_>>, line: &mut Vec<u8>) {
     line.extend_from_slice(&text.as_bytes()[plain_from..]);
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub(super) fn read(line: &str) -> Result<ReadBack<'_>, BadLine> {
     let fields: Vec<&str> = line.split('|').collect();
     let [time, referrer, user_agent, ip] = fields[..] else {
