@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes stand-ins for the images that the Dockerfile and the Compose files name, from Debian's
+# Makes stand-ins for the images that the Dockerfile and the tested Compose files name, from Debian's
 # packages and this machine's Rust toolchain, and tags them with those names. For a machine that
 # reaches Debian's packages and crates.io but no container registry. An image that is present, or can
 # be pulled, is left alone.
@@ -23,11 +23,11 @@ main() {
   done
 }
 
-# Every image that the project's files name, without the ones that they build.
+# Every image that the files of the test's systems name, without the ones that they build.
 images() {
   {
     sed -n 's/^FROM \([^ ]*:[^ ]*\).*/\1/p' Dockerfile
-    sed -n 's/^ *image: \([a-z][^ "]*\)$/\1/p' docker-compose.yml deploy/*/docker-compose.yml
+    sed -n 's/^ *image: \([a-z][^ "]*\)$/\1/p' docker-compose.yml deploy/{caddy,cluster,haproxy}/docker-compose.yml
   } | sort -u
 }
 
