@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 
-from contenders import ROOT, Contender, Nginx, Pixel
+from contenders import ROOT, BareUnstarved, Contender, Nginx, Pixel
 from load import H2load, Hey, Wrk, answer
 from measures import Lines, in_turns, settle
 from stage import free_port, say, wait_until
@@ -151,6 +151,11 @@ class GifBehindHaproxy(Haproxy):
     inner_kind = Nginx
 
 
+class BareBehindHaproxy(Haproxy):
+    name = "bare-unstarved behind haproxy"
+    inner_kind = BareUnstarved
+
+
 class Direct(Pixel):
     name = "direct"
 
@@ -183,7 +188,7 @@ EDGES = [Haproxy, Caddy, NginxProxy]
 LOADS = {
     "HTTP/1.1 in clear": (in_clear, [Direct, *EDGES]),
     "HTTP/1.1 over TLS": (tls_http1, [with_tls(kind) for kind in EDGES]),
-    "HTTP/2 over TLS": (tls_http2, [with_tls(kind) for kind in [*EDGES, GifBehindHaproxy]]),
+    "HTTP/2 over TLS": (tls_http2, [with_tls(kind) for kind in [*EDGES, GifBehindHaproxy, BareBehindHaproxy]]),
     "HTTP/1.1 over TLS, a connection each": (new_http1, [with_tls(kind) for kind in EDGES]),
     "HTTP/2 over TLS, a connection each": (new_http2, [with_tls(kind) for kind in EDGES]),
 }

@@ -24,6 +24,7 @@ EDGES = {
     "caddy": "`deploy/Caddyfile`, before `pixel`",
     "nginx, bare": "a proxy without any rules and without a log, before `pixel`: what a proxy costs",
     "empty_gif behind haproxy": "`haproxy` before the `nginx` of the first table: what Pixel costs behind its edge",
+    "bare-unstarved behind haproxy": "`haproxy` before the `bare-unstarved` of the first table: what of that is tiny_http",
 }
 WHAT = {
     "nginx": "`empty_gif` and a combined access log, unbuffered, two workers: no broker, nothing durable",
