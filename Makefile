@@ -80,6 +80,6 @@ include deploy/compose.mk
 include deploy/install.mk
 include bench/bench.mk
 include tests/chaos.mk
-include tests/slow_clients.mk
+include tests/hostile.mk
 
 .PHONY: help run report check static format-check scripts lint docs fuzz-build test minimum-rust packages

@@ -201,7 +201,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--ways", default="direct,caddy,newer-caddy,haproxy")
+    parser.add_argument("--ways", default="direct,haproxy,caddy,newer-caddy")
     parser.add_argument("--attacks", default="", help="only those whose name has this in it")
     arguments = parser.parse_args()
     # A connection through the edge is one descriptor here and four there; the programs take over the limit.
