@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod broker;
 pub mod browser;
+pub mod certificates;
 pub mod chance;
 pub mod client;
 pub mod edge;
