@@ -14,6 +14,7 @@ pub mod launch;
 pub mod load;
 pub mod memory;
 pub mod message;
+pub mod names;
 pub mod output;
 pub mod port;
 pub mod program;
