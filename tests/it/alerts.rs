@@ -83,6 +83,21 @@ fn visits_that_stay_away_and_a_program_that_starts_again_and_again_are_alerts() 
     system.stop_and_audit()
 }
 
+#[test]
+fn visits_in_a_slot_that_no_process_has_are_an_alert() -> Outcome {
+    let launch = Embedded::launch()?.with("spool-slots", "2");
+    // Nobody writes it: the output's folder is away.
+    let mut lost = Embedded::of(&launch.clone().with("output", launch.folder().join("away/visits.log")))?;
+    lost.visit(&[])?;
+    lost.pixel.kill()?;
+    let slot = |number: &str| launch.folder().join("spool").join(number);
+    fs::rename(slot("0"), slot("7"))?;
+    let mut system = Embedded::of(&launch)?;
+    let prometheus = Prometheus::start(&[system.pixel.admin()?.address])?;
+    prometheus.wait_for_alert("PixelVisitsAreStranded")?;
+    system.pixel.stop()
+}
+
 /// A process that ends with the test.
 struct Ending(Child);
 
