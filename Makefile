@@ -66,6 +66,11 @@ test: ## Run every test, with a real RabbitMQ and two minutes of random faults; 
 	@tests/require-tools test || echo 'without PyPI, the edge is tried with the Caddy of this machine alone, and nothing with DuckDB' >&2
 	cargo test --locked
 
+images: ## Take the pictures of the status page in docs/images anew; look at them before they are committed
+	@tests/require-packages build test images
+	@tests/require-tools test
+	UPDATE=1 cargo test --locked --test it status_page::
+
 # Not part of the gate: rustup has to fetch that toolchain.
 minimum-rust: ## Compile everything with the oldest Rust that Cargo.toml allows
 	@tests/require-packages build
@@ -82,4 +87,4 @@ include bench/bench.mk
 include tests/chaos.mk
 include tests/hostile.mk
 
-.PHONY: help run report check static format-check scripts lint docs fuzz-build test minimum-rust packages
+.PHONY: help run report check static format-check scripts lint docs fuzz-build test images minimum-rust packages

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks everything that only a deployment would show to be wrong: Dockerfile, Compose files,
-# the edges' configurations, workflows. Run by `make lint-deploy`, which brings the linters.
+# the edges' configurations, the dashboard, workflows. Run by `make lint-deploy`, which brings the linters.
 set -eu
 cd "$(dirname "$0")/.."
 tools=target/lint
@@ -41,6 +41,7 @@ PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/cadd
 for file in deploy/kubernetes/collector.yaml deploy/kubernetes/storage.yaml; do
   $tools/bin/kubernetes-validate --strict --quiet "$file"
 done
+$tools/bin/python deploy/grafana/check.py deploy/grafana/pixel.json
 for file in deploy/systemd/*.service; do
   systemd-analyze security --offline=true --threshold=15 "$file" > $tools/systemd.log 2>&1 \
     || { cat $tools/systemd.log >&2; exit 1; }

@@ -14,7 +14,7 @@ use super::page::Page;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::queue::VisitStore;
-use crate::trace::{self, Context, Span};
+use crate::trace::{self, Caller, Context, Span};
 use crate::visit::client_ip::TrustedProxies;
 use crate::visit::request::{Target, visit};
 use crate::visit::wire::encode;
@@ -122,12 +122,14 @@ impl Track {
             return None;
         }
         let route = self.pixel.paths.iter().find(|known| *known == path)?;
-        let mut callers = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
-        let caller = callers.next().filter(|_| callers.next().is_none());
-        let caller = caller.and_then(|(_, value)| Context::parse(value));
-        let is_trusted = caller.is_some() && self.proxies.trusts(request.peer().ip());
+        let mut callers = headers(request, "traceparent");
+        let caller = callers.next().filter(|_| callers.next().is_none()).and_then(Context::parse);
+        let caller = caller.map(|context| match self.proxies.trusts(request.peer().ip()) {
+            true => Caller::trusted(context, headers(request, "tracestate")),
+            false => Caller::stranger(context),
+        });
         let method = if *request.method() == Method::Post { "POST" } else { "GET" };
-        trace::request(method, route, SystemTime::now(), caller, is_trusted)
+        trace::request(method, route, SystemTime::now(), caller)
     }
 
     /// Makes `count` visits durable, some of which are traced; returns whether they are.
@@ -172,6 +174,11 @@ enum Route {
     Other(Answer),
 }
 
+fn headers<'a>(request: &'a Request, name: &str) -> impl Iterator<Item = &'a str> {
+    let is_it = move |field: &str| field.eq_ignore_ascii_case(name);
+    request.headers().filter(move |(field, _)| is_it(field)).map(|(_, value)| value)
+}
+
 fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
-    request.headers().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    headers(request, name).next()
 }

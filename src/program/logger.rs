@@ -29,7 +29,7 @@ pub(super) enum LogFormat {
     Text,
     /// One JSON object a line: `time`, `level`, `component`, `message`, and `trace_id` where there is one.
     Json,
-    /// `<priority>message`, as journald reads it (sd-daemon(3)); it knows the time itself.
+    /// `<priority>[component] message`, as journald reads it (sd-daemon(3)); it knows the time itself.
     Journal,
 }
 
@@ -70,8 +70,12 @@ pub(super) fn is_for_machines() -> bool {
 
 fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let (time, level, component) = (Timestamp::now(), record.level(), record.target());
-    let traced = trace::current().map(|span| format!(" trace={}", span.trace_id())).unwrap_or_default();
-    writeln!(out, "[{time:.3} {level:<5} {component}{traced}] {}", record.args())
+    writeln!(out, "[{time:.3} {level:<5} {component}{}] {}", traced(), record.args())
+}
+
+/// The trace that a line belongs to, where there is one, as it stands behind the component.
+fn traced() -> String {
+    trace::current().map(|span| format!(" trace={}", span.trace_id())).unwrap_or_default()
 }
 
 fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
@@ -88,9 +92,9 @@ fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
 }
 
 fn journal(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let priority = priority(record.level());
+    let head = format!("<{}>[{}{}]", priority(record.level()), record.target(), traced());
     // Each line has its own.
-    record.args().to_string().lines().try_for_each(|line| writeln!(out, "<{priority}>{line}"))
+    record.args().to_string().lines().try_for_each(|line| writeln!(out, "{head} {line}"))
 }
 
 /// The level in syslog's numbers (RFC 5424, section 6.2.1).

@@ -7,5 +7,7 @@ pub(super) struct Address {
     /// The same, fit to be shown.
     pub(super) shown: String,
     pub(super) headers: Vec<(String, String)>,
+    /// Whether what is sent is compressed with gzip.
+    pub(super) is_compressed: bool,
     pub(super) agent: ureq::Agent,
 }

@@ -10,6 +10,8 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState}
 pub const LINKS_MAX: usize = 128;
 /// A `traceparent` of version 00.
 const TRACEPARENT_BYTES: usize = 55;
+/// What of a `tracestate` is to be kept at least, in bytes (W3C Trace Context, 3.3.1.5).
+const TRACESTATE_MAX_BYTES: usize = 512;
 /// What a marked line has before the context. No value of a visit can hold it, as JSON escapes its quotes.
 const MARK: &[u8] = b",\"traceparent\":\"";
 
@@ -51,10 +53,28 @@ impl Context {
         Context { trace: context.trace_id(), span: context.span_id(), is_sampled: context.is_sampled() }
     }
 
-    pub(super) fn to_span_context(self, is_remote: bool) -> SpanContext {
-        let flags = if self.is_sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
-        SpanContext::new(self.trace, self.span, flags, is_remote, TraceState::NONE)
+    /// As a span of this process.
+    pub(super) fn own(self) -> SpanContext {
+        self.to_span_context(false, TraceState::NONE)
     }
+
+    /// As a span of another process.
+    pub(super) fn remote(self, state: TraceState) -> SpanContext {
+        self.to_span_context(true, state)
+    }
+
+    fn to_span_context(self, is_remote: bool, state: TraceState) -> SpanContext {
+        let flags = if self.is_sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
+        SpanContext::new(self.trace, self.span, flags, is_remote, state)
+    }
+}
+
+/// Reads the `tracestate` headers of a request: what tracers on its way have noted for themselves. What is none, or is
+/// longer than it has to be kept, is as none.
+pub(super) fn state<'a>(headers: impl Iterator<Item = &'a str>) -> TraceState {
+    let whole = headers.collect::<Vec<_>>().join(",");
+    let kept = Some(whole).filter(|whole| whole.len() <= TRACESTATE_MAX_BYTES);
+    kept.and_then(|whole| whole.parse().ok()).unwrap_or(TraceState::NONE)
 }
 
 /// As a `traceparent`.
@@ -109,6 +129,24 @@ mod tests {
             ("an older .NET's", "|7f3a.1.".into(), false),
         ] {
             assert_eq!(Context::parse(&text).is_some(), is_read, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_tracestate_is_kept_whole_or_not_at_all() {
+        let long = format!("a={}", "x".repeat(TRACESTATE_MAX_BYTES));
+        for (case, headers, kept) in [
+            (
+                "one",
+                &["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"][..],
+                "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
+            ),
+            ("two headers", &["a=1", "b=2"], "a=1,b=2"),
+            ("none", &[], ""),
+            ("no list", &["nonsense"], ""),
+            ("too long", &[&long], ""),
+        ] {
+            assert_eq!(state(headers.iter().copied()).header(), kept, "{case}");
         }
     }
 

@@ -4,8 +4,8 @@
 //! here, and nothing is handed to it that it would drop.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -41,8 +41,8 @@ pub struct Counts {
 /// # Errors
 /// Why none can be sent.
 pub(super) fn processor(traces: &Traces, counts: Counts) -> Result<Counting, String> {
-    let rejected = Arc::new(AtomicU64::new(0));
-    let client = Client { agent: traces.address.agent.clone(), rejected: rejected.clone() };
+    let last = Arc::new(Last::default());
+    let client = Client { agent: traces.address.agent.clone(), last: last.clone() };
     let exporter = OtlpExporter::builder()
         .with_http()
         .with_http_client(client)
@@ -52,7 +52,7 @@ pub(super) fn processor(traces: &Traces, counts: Counts) -> Result<Counting, Str
     let exporter = CountingExporter {
         exporter,
         queued: queued.clone(),
-        rejected,
+        last,
         counts: counts.clone(),
         complaint: Complaint::default(),
         shown: traces.address.shown.clone(),
@@ -103,13 +103,27 @@ impl SpanProcessor for Counting {
     }
 }
 
+/// How the last request ended, as far as the OTLP exporter does not tell.
+#[derive(Debug, Default)]
+struct Last {
+    // The spans that the collector did not take.
+    rejected: AtomicU64,
+    // Why there was no answer: the exporter says "network error" of everything.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Last {
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The OTLP exporter, with what becomes of its spans counted, and said in the log.
 #[derive(Debug)]
 struct CountingExporter {
     exporter: OtlpExporter,
     queued: Arc<AtomicUsize>,
-    // By the last answer.
-    rejected: Arc<AtomicU64>,
+    last: Arc<Last>,
     counts: Counts,
     complaint: Complaint,
     shown: String,
@@ -120,8 +134,9 @@ impl CountingExporter {
         match outcome {
             Ok(()) if self.complaint.is_over() => log::info!("{} takes traces again", self.shown),
             Err(error) if self.complaint.is_due() => {
+                let reason = self.last.trouble().take().unwrap_or_else(|| error.to_string());
                 log::warn!(
-                    "failed to send traces to {}: {error}; visits go on, spans are dropped",
+                    "failed to send traces to {}: {reason}; visits go on, spans are dropped",
                     self.shown
                 );
             }
@@ -135,7 +150,7 @@ impl SpanExporter for CountingExporter {
         let count = batch.len() as u64;
         self.queued.fetch_sub(batch.len(), Ordering::Relaxed);
         let outcome = self.exporter.export(batch).await;
-        let rejected = self.rejected.swap(0, Ordering::Relaxed);
+        let rejected = self.last.rejected.swap(0, Ordering::Relaxed);
         let dropped = if outcome.is_ok() { rejected.min(count) } else { count };
         self.counts.dropped.inc_by(dropped);
         self.counts.exported.inc_by(count - dropped);
@@ -155,7 +170,7 @@ impl SpanExporter for CountingExporter {
 /// Sends requests, one at a time, on the thread that asks: the one of the exports.
 struct Client {
     agent: ureq::Agent,
-    rejected: Arc<AtomicU64>,
+    last: Arc<Last>,
 }
 
 impl fmt::Debug for Client {
@@ -164,16 +179,24 @@ impl fmt::Debug for Client {
     }
 }
 
-#[async_trait]
-impl HttpClient for Client {
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+impl Client {
+    fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
         let (head, body) = request.into_parts();
         let (head, mut body) = self.agent.run(Request::from_parts(head, &body[..]))?.into_parts();
         let body = body.with_config().limit(ANSWER_MAX_BYTES).read_to_vec()?;
         // OTLP: it may take the rest. What is no such answer says nothing.
         let answer = ExportTraceServiceResponse::decode(&body[..]).unwrap_or_default();
         let rejected = answer.partial_success.map_or(0, |partly| partly.rejected_spans);
-        self.rejected.store(u64::try_from(rejected).unwrap_or(0), Ordering::Relaxed);
+        self.last.rejected.store(u64::try_from(rejected).unwrap_or(0), Ordering::Relaxed);
         Ok(Response::from_parts(head, body.into()))
+    }
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let sent = self.send(request);
+        *self.last.trouble() = sent.as_ref().err().map(ToString::to_string);
+        Ok(sent?)
     }
 }

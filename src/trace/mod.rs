@@ -23,5 +23,5 @@ pub use self::context::{Context, LINKS_MAX, mark, marked};
 pub use self::export::Counts;
 pub use self::numbers::Numbers;
 pub use self::settings::Settings;
-pub use self::spans::{Entered, Span, current, enter, process, request, send, settle, step, within};
+pub use self::spans::{Caller, Entered, Span, current, enter, process, request, send, settle, step, within};
 pub use self::tracer::{finish, is_on, start};

@@ -1,7 +1,10 @@
 //! The program's numbers on their way to a receiver of OTLP: the same that `/metrics` shows, by the same names.
 
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use prost::Message;
 
@@ -51,8 +54,16 @@ impl Numbers {
         for (name, value) in &self.address.headers {
             request = request.header(name, value);
         }
-        let request = request.header("Content-Type", "application/x-protobuf");
-        let mut answer = request.send(body).map_err(|error| error.to_string())?;
+        request = request.header("Content-Type", "application/x-protobuf");
+        let sent = if self.address.is_compressed {
+            let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+            let compressed = gzip.write_all(body).and_then(|()| gzip.finish());
+            let compressed = compressed.map_err(|error| error.to_string())?;
+            request.header("Content-Encoding", "gzip").send(&compressed)
+        } else {
+            request.send(body)
+        };
+        let mut answer = sent.map_err(|error| error.to_string())?;
         let read = answer.body_mut().with_config().limit(ANSWER_MAX_BYTES).read_to_vec();
         read.map_err(|error| error.to_string())?;
         if answer.status().is_success() { Ok(()) } else { Err(format!("it answers {}", answer.status())) }

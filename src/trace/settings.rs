@@ -2,11 +2,12 @@
 //!
 //! They are read where there is an endpoint, so that what is in the environment for other programs harms nobody. What
 //! is wrong then is said at start, and what is not built in is refused: traces that silently go nowhere are worse
-//! than none.
+//! than none. Which ones nothing came of is said, too.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::{Link, SpanKind, TraceId};
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
 use percent_encoding::percent_decode_str;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use url::Url;
 
 use super::address::Address;
@@ -31,6 +32,9 @@ const SYSTEM_AUTHORITIES: &[&str] = &[
 /// The most spans that wait, whatever is asked for: each may hold a hundred links.
 const QUEUE_MAX: u64 = 65_536;
 const MS_MAX: u64 = 600_000;
+/// Those that the SDK reads by itself.
+const OF_THE_SDK: [&str; 3] =
+    ["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT"];
 
 /// What is sent, and where it goes.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +44,8 @@ pub struct Settings {
     pub numbers: Option<Numbers>,
     /// Whether somebody gave the service a name.
     pub(super) is_named: bool,
+    /// Variables of the standard's that are set, while nothing here goes by them.
+    pub(super) without_effect: Vec<String>,
 }
 
 /// Where traces go, and how.
@@ -58,12 +64,21 @@ impl Settings {
     /// # Errors
     /// All that is wrong, each with the variable.
     pub fn from_environment() -> Result<Settings, Vec<String>> {
-        Self::read(&|name| std::env::var(name).ok())
+        let given = std::env::vars_os().filter_map(|(name, value)| {
+            Some((
+                name.into_string().ok().filter(|name| name.starts_with("OTEL_"))?,
+                value.into_string().ok()?,
+            ))
+        });
+        Self::read(&given.collect())
     }
 
-    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Vec<String>> {
-        let mut reading = Reading { variable, problems: Vec::new() };
-        let settings = reading.settings();
+    fn read(given: &BTreeMap<String, String>) -> Result<Settings, Vec<String>> {
+        let mut reading = Reading { given, asked: RefCell::default(), problems: Vec::new() };
+        let mut settings = reading.settings();
+        if settings.traces.is_some() || settings.numbers.is_some() {
+            settings.without_effect = reading.without_effect();
+        }
         // What counts for both signals is read for both.
         let mut said = BTreeSet::new();
         reading.problems.retain(|problem| said.insert(problem.clone()));
@@ -72,7 +87,10 @@ impl Settings {
 }
 
 struct Reading<'a> {
-    variable: &'a dyn Fn(&str) -> Option<String>,
+    // The variables by their names.
+    given: &'a BTreeMap<String, String>,
+    // The names that were looked at.
+    asked: RefCell<BTreeSet<String>>,
     problems: Vec<String>,
 }
 
@@ -93,7 +111,16 @@ impl Reading<'_> {
             || attributes.split(',').any(|pair| pair.trim().starts_with("service.name="));
         let every = Duration::from_millis(every);
         let numbers = numbers.map(|address| Numbers { address, every, is_named });
-        Settings { traces, numbers, is_named }
+        Settings { traces, numbers, is_named, without_effect: Vec::new() }
+    }
+
+    /// Those that nobody looked at, but for those that ask for nothing.
+    fn without_effect(&self) -> Vec<String> {
+        let asked = self.asked.borrow();
+        let is_ignored = |name: &str| !asked.contains(name) && !OF_THE_SDK.contains(&name);
+        let asks = |text: &str| !["", "none"].contains(&text.trim());
+        let ignored = self.given.iter().filter(|(name, text)| is_ignored(name) && asks(text));
+        ignored.map(|(name, _)| name.clone()).collect()
     }
 
     fn traces(&mut self, address: Address) -> Traces {
@@ -115,7 +142,8 @@ impl Reading<'_> {
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        (self.variable)(name).filter(|text| !text.trim().is_empty())
+        self.asked.borrow_mut().insert(name.to_string());
+        self.given.get(name).filter(|text| !text.trim().is_empty()).cloned()
     }
 
     fn read<T, E: Display>(&mut self, name: &str, absent: T, read: impl Fn(&str) -> Result<T, E>) -> T {
@@ -148,17 +176,20 @@ impl Reading<'_> {
         }
         let mut timeout_ms = 10_000;
         let mut headers = Vec::new();
-        let mut authorities = None;
+        let mut is_compressed = false;
+        let (mut authorities, mut chain, mut key) = (None, None, None);
         for start in [&all, &own] {
             self.read(&format!("{start}PROTOCOL"), (), one_of(&[("http/protobuf", ())]));
-            self.read(&format!("{start}COMPRESSION"), (), one_of(&[("none", ())]));
+            let compressions = one_of(&[("gzip", true), ("none", false)]);
+            is_compressed = self.read(&format!("{start}COMPRESSION"), is_compressed, compressions);
             timeout_ms = self.read(&format!("{start}TIMEOUT"), timeout_ms, number(1, MS_MAX));
             let given = self.pairs(&format!("{start}HEADERS"), true);
             if !given.is_empty() {
                 headers = given;
             }
-            let certificate = format!("{start}CERTIFICATE");
-            authorities = self.text(&certificate).map(|path| (certificate, path)).or(authorities);
+            authorities = self.file(format!("{start}CERTIFICATE")).or(authorities);
+            chain = self.file(format!("{start}CLIENT_CERTIFICATE")).or(chain);
+            key = self.file(format!("{start}CLIENT_KEY")).or(key);
         }
         let parsed = Url::parse(endpoint.trim()).ok();
         let parsed = parsed.filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
@@ -183,15 +214,28 @@ impl Reading<'_> {
             .max_idle_connections(0)
             .user_agent(concat!("pixel/", env!("CARGO_PKG_VERSION")))
             .proxy(None);
-        if url.scheme() == "https" || authorities.is_some() {
-            let (name, path) = authorities.map_or((name, None), |(name, path)| (name, Some(path)));
-            match tls(path.as_deref().map(Path::new)) {
-                Ok(tls) => config = config.tls_config(tls),
-                Err(problem) => self.problems.push(format!("{name}: {problem}")),
+        if url.scheme() == "https" || authorities.is_some() || chain.is_some() || key.is_some() {
+            let (roots, identity) = (self.made(roots(authorities, &name)), self.made(identity(chain, key)));
+            if let (Some(roots), Some(identity)) = (roots, identity) {
+                let tls = TlsConfig::builder()
+                    .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                    .root_certs(roots)
+                    .client_cert(identity);
+                config = config.tls_config(tls.build());
             }
         }
         let shown = shown.to_string().trim_end_matches('/').to_string();
-        Some(Address { url: url.into(), shown, headers, agent: config.build().new_agent() })
+        Some(Address { url: url.into(), shown, headers, is_compressed, agent: config.build().new_agent() })
+    }
+
+    /// The file that a variable names.
+    fn file(&self, variable: String) -> Option<NamedFile> {
+        self.text(&variable).map(|path| NamedFile { path: path.trim().into(), variable })
+    }
+
+    /// What could be made of what was read; else that is one more problem.
+    fn made<T>(&mut self, made: Result<T, String>) -> Option<T> {
+        made.map_err(|problem| self.problems.push(problem)).ok()
     }
 
     /// Reads a list of `key=value`, whose values may be secrets.
@@ -252,26 +296,62 @@ fn number(min: u64, max: u64) -> impl Fn(&str) -> Result<u64, String> {
     }
 }
 
-/// Believes the authorities in a file, else the system's.
-fn tls(authorities: Option<&Path>) -> Result<TlsConfig, String> {
-    let system = || SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
-    let path = authorities.map(PathBuf::from).or_else(system);
-    let path = path.ok_or("there is no file of authorities on this system: name one")?;
-    let shown = path.display();
-    let pem = std::fs::read(&path).map_err(|error| format!("failed to read `{shown}`: {error}"))?;
-    let roots: Vec<Certificate<'static>> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+/// A file, and the variable that named it.
+struct NamedFile {
+    variable: String,
+    path: PathBuf,
+}
+
+impl NamedFile {
+    /// What is in it, each item of PEM that is wanted.
+    fn items<T>(&self, what: &str, wanted: impl Fn(PemItem<'static>) -> Option<T>) -> Result<Vec<T>, String> {
+        let (variable, path) = (&self.variable, self.path.display());
+        let pem = std::fs::read(&self.path)
+            .map_err(|error| format!("{variable}: failed to read `{path}`: {error}"))?;
+        let items: Vec<T> = parse_pem(&pem).filter_map(|item| wanted(item.ok()?)).collect();
+        if items.is_empty() { Err(format!("{variable}: there is no {what} in `{path}`")) } else { Ok(items) }
+    }
+
+    fn certificates(&self) -> Result<Vec<Certificate<'static>>, String> {
+        self.items("certificate", |item| match item {
+            PemItem::Certificate(certificate) => Some(certificate),
             _ => None,
         })
-        .collect();
-    if roots.is_empty() {
-        return Err(format!("there is no certificate in `{shown}`"));
     }
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::Specific(Arc::new(roots)))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
+
+    fn key(&self) -> Result<PrivateKey<'static>, String> {
+        let keys = self.items("private key", |item| match item {
+            PemItem::PrivateKey(key) => Some(key),
+            _ => None,
+        })?;
+        Ok(keys.into_iter().next().expect("it is not empty"))
+    }
+}
+
+/// The authorities in a file, else the system's, where `variable` named an address that needs them.
+fn roots(authorities: Option<NamedFile>, variable: &str) -> Result<RootCerts, String> {
+    let system = || {
+        let path = SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists())?;
+        Some(NamedFile { variable: variable.into(), path })
+    };
+    let file = authorities.or_else(system);
+    let file =
+        file.ok_or_else(|| format!("{variable}: there is no file of authorities on this system: name one"))?;
+    Ok(RootCerts::Specific(Arc::new(file.certificates()?)))
+}
+
+/// What is shown to a receiver that wants to know who sends: a chain of certificates with its key.
+fn identity(chain: Option<NamedFile>, key: Option<NamedFile>) -> Result<Option<ClientCert>, String> {
+    match (chain, key) {
+        (None, None) => Ok(None),
+        (Some(chain), Some(key)) => Ok(Some(ClientCert::new_with_certs(&chain.certificates()?, key.key()?))),
+        (Some(NamedFile { variable, .. }), None) => {
+            Err(format!("{variable}: its key is missing, in a file that …CLIENT_KEY names"))
+        }
+        (None, Some(NamedFile { variable, .. })) => {
+            Err(format!("{variable}: its certificate is missing, in a file that …CLIENT_CERTIFICATE names"))
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -352,11 +432,8 @@ mod tests {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:sesame@127.0.0.1:4318/?key=sesame");
 
     fn read(given: &[(&str, &str)]) -> Result<Settings, String> {
-        let variable = |name: &str| {
-            let found = given.iter().find(|(given, _)| *given == name);
-            found.map(|(_, value)| value.to_string())
-        };
-        Settings::read(&variable).map_err(|problems| problems.join("\n"))
+        let given = given.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        Settings::read(&given.collect()).map_err(|problems| problems.join("\n"))
     }
 
     #[test]
@@ -388,6 +465,24 @@ mod tests {
     }
 
     #[test]
+    fn variables_that_nothing_goes_by_are_named() {
+        let logs = ("OTEL_LOGS_EXPORTER", "otlp");
+        for (given, named) in [
+            (
+                &[ENDPOINT, logs, ("OTEL_BSP_EXPORT_TIMEOUT", "1")][..],
+                "OTEL_BSP_EXPORT_TIMEOUT OTEL_LOGS_EXPORTER",
+            ),
+            (&[ENDPOINT, ("OTEL_TRACES_SAMPLER_ARG", "0.01")], "OTEL_TRACES_SAMPLER_ARG"),
+            (&[ENDPOINT, ("OTEL_LOGS_EXPORTER", "none"), ("OTEL_SPAN_LINK_COUNT_LIMIT", "9")], ""),
+            (&[ENDPOINT, ("OTEL_SERVICE_NAME", "mine"), ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "9")], ""),
+            (&[logs], ""),
+        ] {
+            let settings = read(given).expect("nothing is wrong");
+            assert_eq!(settings.without_effect.join(" "), named, "{given:?}");
+        }
+    }
+
+    #[test]
     fn an_address_is_shown_without_its_secrets() {
         let traces = read(&[ENDPOINT]).expect("all is well").traces.expect("an endpoint");
         assert_eq!(traces.address.shown, "http://127.0.0.1:4318");
@@ -406,10 +501,12 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://a:1", "expected an address"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "sesame", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: expected"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "is `grpc`: expected http/protobuf"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "is `gzip`: expected none"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "is `zstd`: expected gzip, none"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "0", "expected a whole number from 1 to 600000"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere", "failed to read `/nowhere`"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/dev/null", "there is no certificate in `/dev/null`"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/dev/null", "its key is missing"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/dev/null", "its certificate is missing"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "sesame", "OTEL_EXPORTER_OTLP_HEADERS: expected key=value"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a b=sesame", "OTEL_EXPORTER_OTLP_HEADERS: expected key=value"),
             ("OTEL_RESOURCE_ATTRIBUTES", "env", "OTEL_RESOURCE_ATTRIBUTES: expected key=value"),
@@ -424,7 +521,7 @@ mod tests {
             ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "is `many`: expected a whole number from 1 to 65536"),
             ("OTEL_BSP_SCHEDULE_DELAY", "-1", "is `-1`: expected a whole number"),
         ] {
-            let refused = read(&[(name, value), ENDPOINT]).expect_err(name);
+            let refused = read(&[ENDPOINT, (name, value)]).expect_err(name);
             assert!(refused.contains(said) && refused.contains(name), "{name}={value}: {refused}");
             assert!(!refused.contains("sesame"), "{refused}");
         }

@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::time::SystemTime;
 
-use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{
+    Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, TraceState, Tracer,
+};
 use opentelemetry::{Context as Surroundings, KeyValue, Value};
 
-use super::context::{Context, LINKS_MAX};
+use super::context::{Context, LINKS_MAX, state};
 use super::tracer::TRACER;
 
 thread_local! {
@@ -50,7 +52,7 @@ impl Span {
     /// Adds a part of it that is over already.
     pub fn add(&self, name: &'static str, start: SystemTime, end: SystemTime, has_failed: bool) {
         let builder = SpanBuilder::from_name(name).with_start_time(start);
-        if let Some(mut part) = begin(builder, Some((self.context, false))) {
+        if let Some(mut part) = begin(builder, Some(self.context.own())) {
             if has_failed {
                 part.fail("_OTHER");
             }
@@ -94,27 +96,42 @@ pub fn within(context: Option<Context>) -> Entered {
 /// A part of what this thread works on; nothing where that is not traced.
 pub fn step(name: &'static str) -> Entered {
     let parent = CURRENT.get();
-    enter(parent.and_then(|parent| begin(SpanBuilder::from_name(name), Some((parent, false)))))
+    enter(parent.and_then(|parent| begin(SpanBuilder::from_name(name), Some(parent.own()))))
+}
+
+/// The span that a request says it belongs to.
+#[derive(Debug)]
+pub struct Caller {
+    context: SpanContext,
+    is_trusted: bool,
+}
+
+impl Caller {
+    /// Of somebody who may say so, with what the `tracestate` headers have.
+    pub fn trusted<'a>(context: Context, states: impl Iterator<Item = &'a str>) -> Self {
+        Caller { context: context.remote(state(states)), is_trusted: true }
+    }
+
+    /// Of anybody.
+    pub fn stranger(context: Context) -> Self {
+        Caller { context: context.remote(TraceState::NONE), is_trusted: false }
+    }
 }
 
 /// A request to the pixel at `route`, from when it was taken on, where it is to be sampled. What the client says it
-/// belongs to is its parent where the client `is_trusted`, else it is linked: a stranger is not to choose what is
+/// belongs to is its parent where the client is trusted, else it is linked: a stranger is not to choose what is
 /// sampled, nor to write into somebody's trace.
-pub fn request(
-    method: &'static str,
-    route: &str,
-    taken: SystemTime,
-    caller: Option<Context>,
-    is_trusted: bool,
-) -> Option<Span> {
+pub fn request(method: &'static str, route: &str, taken: SystemTime, caller: Option<Caller>) -> Option<Span> {
     TRACER.get()?;
     // Its name is made where it is sampled.
-    let builder = SpanBuilder::from_name(method).with_kind(SpanKind::Server).with_start_time(taken);
-    let builder = match caller {
-        Some(stranger) if !is_trusted => builder.with_links(links([stranger])),
-        _ => builder,
-    };
-    let mut span = begin(builder, caller.filter(|_| is_trusted).map(|caller| (caller, true)))?;
+    let mut builder = SpanBuilder::from_name(method).with_kind(SpanKind::Server).with_start_time(taken);
+    let mut parent = None;
+    match caller {
+        Some(caller) if caller.is_trusted => parent = Some(caller.context),
+        Some(stranger) => builder = builder.with_links(vec![Link::with_context(stranger.context)]),
+        None => {}
+    }
+    let mut span = begin(builder, parent)?;
     span.inner.update_name(format!("{method} {route}"));
     span.set("http.request.method", method);
     span.set("http.route", route.to_string());
@@ -165,7 +182,7 @@ pub fn process<Sources: Iterator<Item = Context>>(
 pub fn settle(queue: &str) -> Entered {
     let Some(parent) = CURRENT.get() else { return enter(None) };
     let builder = SpanBuilder::from_name(format!("ack {queue}")).with_kind(SpanKind::Client);
-    let mut span = begin(builder, Some((parent, false)));
+    let mut span = begin(builder, Some(parent.own()));
     if let Some(span) = &mut span {
         describe(span, "ack", "settle", queue);
     }
@@ -181,15 +198,15 @@ fn describe(span: &mut Span, operation: &'static str, kind: &'static str, queue:
 
 fn links(contexts: impl IntoIterator<Item = Context>) -> Vec<Link> {
     let links = contexts.into_iter().take(LINKS_MAX);
-    links.map(|context| Link::with_context(context.to_span_context(true))).collect()
+    links.map(|context| Link::with_context(context.remote(TraceState::NONE))).collect()
 }
 
-/// Begins a span below a parent, which is of another process or not; `None` where it is not sampled.
-fn begin(builder: SpanBuilder, parent: Option<(Context, bool)>) -> Option<Span> {
+/// Begins a span below a parent; `None` where it is not sampled.
+fn begin(builder: SpanBuilder, parent: Option<SpanContext>) -> Option<Span> {
     let tracer = TRACER.get()?;
     let mut around = Surroundings::new();
-    if let Some((parent, is_remote)) = parent {
-        around = around.with_remote_span_context(parent.to_span_context(is_remote));
+    if let Some(parent) = parent {
+        around = around.with_remote_span_context(parent);
     }
     let inner = tracer.spans.build_with_context(builder, &around);
     let context = Context::of(inner.span_context());

@@ -26,6 +26,10 @@ pub(super) struct Tracer {
 /// # Errors
 /// Why spans cannot be sent.
 pub fn start(settings: &Settings, program: &'static str, counts: Counts) -> Result<(), String> {
+    if !settings.without_effect.is_empty() {
+        let names = settings.without_effect.join(", ");
+        log::warn!("nothing goes by {names}: those that count are in docs/OPERATIONS.md, under Traces");
+    }
     let Some(traces) = &settings.traces else { return Ok(()) };
     let resource = resource(program, settings.is_named);
     let provider = SdkTracerProvider::builder()

@@ -1,16 +1,18 @@
 //! Each alert, made to fire by the fault that it is for, in a real Prometheus: those that `observe` has not got.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use amiquip::AmqpProperties;
 
 use crate::Outcome;
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, NOWHERE};
 use crate::support::client::{Client, get};
 use crate::support::edge::{Edge, Kind};
-use crate::support::fixtures::{Brokered, Embedded};
+use crate::support::fixtures::{Brokered, Embedded, Services};
+use crate::support::names;
 use crate::support::port::free_address;
 use crate::support::prometheus::{Prometheus, file};
 use crate::support::wait::wait_until;
@@ -81,6 +83,21 @@ fn visits_that_stay_away_and_a_program_that_starts_again_and_again_are_alerts() 
     system.stop_and_audit()
 }
 
+#[test]
+fn visits_in_a_slot_that_no_process_has_are_an_alert() -> Outcome {
+    let launch = Embedded::launch()?.with("spool-slots", "2");
+    // Nobody writes it: the output's folder is away.
+    let mut lost = Embedded::of(&launch.clone().with("output", launch.folder().join("away/visits.log")))?;
+    lost.visit(&[])?;
+    lost.pixel.kill()?;
+    let slot = |number: &str| launch.folder().join("spool").join(number);
+    fs::rename(slot("0"), slot("7"))?;
+    let mut system = Embedded::of(&launch)?;
+    let prometheus = Prometheus::start(&[system.pixel.admin()?.address])?;
+    prometheus.wait_for_alert("PixelVisitsAreStranded")?;
+    system.pixel.stop()
+}
+
 /// A process that ends with the test.
 struct Ending(Child);
 
@@ -127,9 +144,8 @@ fn a_certificate_at_the_edge_that_ends_soon_is_an_alert() -> Outcome {
     system.pixel.stop()
 }
 
-/// Everything that the containers bring fits together, as far as it can be seen without them.
-#[test]
-fn what_make_up_observes_with_is_read_by_a_real_prometheus_and_names_one_another() -> Outcome {
+/// What the containers' Prometheus reads, side by side as there.
+fn settings_of_observe() -> Outcome<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     for (path, name) in [
         ("deploy/observe/prometheus.yml", "prometheus.yml"),
@@ -137,10 +153,40 @@ fn what_make_up_observes_with_is_read_by_a_real_prometheus_and_names_one_another
     ] {
         fs::write(folder.path().join(name), file(path)?)?;
     }
+    Ok(folder)
+}
+
+/// The containers' ports, on loopback addresses that this test has to itself.
+#[test]
+fn what_make_up_observes_with_finds_every_collector_and_the_storage_by_name() -> Outcome {
+    let net = u8::try_from(std::process::id() % 250)? + 1;
+    let at = move |host| Ipv4Addr::new(127, 77, net, host);
+    let folder = settings_of_observe()?;
+    let addresses = move |name: &str| if name == "pixel-http" { vec![at(2), at(3)] } else { vec![at(4)] };
+    let starter = names::serve(at(1), &["pixel-http", "pixel-storage"], addresses, folder.path())?;
+    let services = [Services::new(NOWHERE, "nobody")?, Services::new(NOWHERE, "nobody")?];
+    let _one = services[0].http.clone().with("admin-listen", format!("{}:8081", at(2))).start()?;
+    let _other = services[1].http.clone().with("admin-listen", format!("{}:8081", at(3))).start()?;
+    let _storage = services[0].storage.clone().with("admin-listen", format!("{}:8082", at(4))).spawn()?;
+    let prometheus = Prometheus::serve(folder, &starter)?;
+    for (query, count) in [
+        ("count(pixel_build_info{job='pixel',program='pixel-http'})", 2.0),
+        ("count(pixel_build_info{job='pixel',program='pixel-storage'})", 1.0),
+        ("sum(up{job='pixel'})", 3.0),
+    ] {
+        wait_until(query, || prometheus.ask(query).is_ok_and(|found| found == [count]))?;
+    }
+    Ok(())
+}
+
+/// Everything that the containers bring fits together, as far as it can be seen without them.
+#[test]
+fn what_make_up_observes_with_is_read_by_a_real_prometheus_and_names_one_another() -> Outcome {
+    let folder = settings_of_observe()?;
     let check =
         Command::new("promtool").args(["check", "config", "prometheus.yml"]).current_dir(&folder).output()?;
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
-    let prometheus = Prometheus::serve(folder)?;
+    let prometheus = Prometheus::serve(folder, &[])?;
     let mut rules = 0;
     wait_until("the rules", || {
         let answer = prometheus.get("/api/v1/rules").unwrap_or_default();

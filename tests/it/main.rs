@@ -23,7 +23,7 @@
 //! - `tls`: a broker that is spoken with over TLS.
 //! - `broker_faults`, `cluster`: a RabbitMQ of one node that fails, and one of three.
 //! - `disks`: disks that fill up or fail.
-//! - `observe`: what operators see: metrics, the status page, the log, the alerts.
+//! - `observe`: what operators see: metrics, the log, the alerts. `status_page`: the page, and `status` on a terminal.
 //! - `alerts`: each alert, by the fault that it is for.
 //! - `tracing`: spans and numbers as a receiver of OpenTelemetry gets them.
 //! - `shards`: several queues with an output each.
@@ -63,6 +63,7 @@ mod rules;
 mod shards;
 mod smuggling;
 mod standard_output;
+mod status_page;
 mod stranded;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! What operators see: metrics, the status page, the log, the alerts.
+//! What operators see: metrics, the log, the alerts.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,36 +11,20 @@ use serde_json::Value;
 use crate::Outcome;
 use crate::support::admin::Admin;
 use crate::support::broker::{Broker, NOWHERE};
-use crate::support::browser::Browser;
 use crate::support::client::{Client, get};
-use crate::support::fixtures::{Brokered, Embedded, Services};
+use crate::support::fixtures::{Brokered, Embedded, Services, all_programs};
 use crate::support::launch::Launch;
 use crate::support::message::VISIT;
+use crate::support::output::Output;
 use crate::support::port::free_address;
-use crate::support::program::{Program, STANDING_BY};
+use crate::support::program::STANDING_BY;
 use crate::support::prometheus::{Prometheus, file};
 use crate::support::wait::wait_until;
 
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
 
-/// All three programs, without a broker.
-fn all_programs() -> Outcome<Vec<(&'static str, Program)>> {
-    let services = Services::new(NOWHERE, "nobody")?;
-    Ok(vec![
-        ("pixel", Embedded::launch()?.start()?),
-        ("pixel-http", services.http.start()?),
-        ("pixel-storage", services.storage.spawn()?),
-    ])
-}
-
 fn text(admin: Admin, path: &str, headers: &[(&str, &str)]) -> Outcome<String> {
     Ok(String::from_utf8(get(admin.address, path, headers)?.body)?)
-}
-
-fn status(admin: Admin, host: &str) -> Outcome<Value> {
-    let mut client = Client::connect(admin.address)?;
-    client.send(format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
-    Ok(serde_json::from_slice(&client.receive(true)?.body)?)
 }
 
 #[test]
@@ -124,6 +108,41 @@ fn accepted_visits_are_written_dead_lettered_or_waiting_and_nothing_else() -> Ou
     system.stop_and_audit()
 }
 
+/// What was written before a kill, the ledger knows; what is written since, the counter.
+#[test]
+fn the_counters_stay_exact_when_the_storage_is_killed_again_and_again() -> Outcome {
+    let broker = Broker::shared()?;
+    let mut system = Brokered::start(&broker.url(), "counted")?;
+    let load = system.load(4);
+    let mut before = 0.0;
+    for _ in 0..4 {
+        load.wait_for(300)?;
+        system.storage.kill()?;
+        before = written_by_ledger(&system.output)?;
+        load.wait_for(100)?;
+        system.storage.start_again()?;
+    }
+    load.stop();
+    let (http, storage) = (system.http.admin()?, system.storage.admin()?);
+    let accepted = http.metric("pixel_visits_accepted_total")?;
+    assert!(before > 0.0 && before < accepted, "{before} of {accepted} were written before the last kill");
+    storage.wait_for_metric("pixel_visits_written_total", |since| before + since >= accepted)?;
+    http.wait_for_metric("pixel_spool_visits", |waiting| waiting == 0.0)?;
+    let [written, dead] = ["pixel_visits_written_total", "pixel_dead_lettered_visits_total"]
+        .map(|name| storage.metric(name).unwrap_or(-1.0));
+    assert_eq!((before + written, dead), (accepted, 0.0));
+    assert_eq!(http.metric("pixel_visits_published_total")?, accepted);
+    assert_eq!(system.output.lines().len() as f64, accepted);
+    system.stop_and_audit()
+}
+
+/// How many visits the ledger has as written.
+fn written_by_ledger(output: &Output) -> Outcome<f64> {
+    let report = output.audit_finds_nothing()?;
+    let producers = report["producers"].as_array().ok_or("no producers")?;
+    Ok(producers.iter().filter_map(|producer| producer["written"].as_f64()).sum())
+}
+
 #[test]
 fn with_the_storage_dead_the_queue_is_seen_and_the_newest_visit_s_age() -> Outcome {
     let broker = Broker::shared()?;
@@ -158,137 +177,6 @@ fn the_oldest_visit_that_waits_ages() -> Outcome {
     admin.wait_for_metric("pixel_spool_oldest_age_seconds", |age| age > 0.5)?;
     assert_eq!(admin.metric("pixel_spool_max_bytes")?, f64::from(1 << 30));
     http.stop()
-}
-
-#[test]
-fn the_status_page_allows_nothing_but_itself() -> Outcome {
-    for (name, mut program) in all_programs()? {
-        let admin = program.admin()?;
-        let [one, other] = [get(admin.address, "/", &[])?, get(admin.address, "/", &[])?];
-        let policy = one.header("Content-Security-Policy").ok_or("no policy")?;
-        assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
-        assert_ne!(Some(policy), other.header("Content-Security-Policy"), "a nonce is used once");
-        let page = String::from_utf8(one.body.clone())?;
-        assert!(
-            !page.contains("NONCE") && !page.contains("http://") && !page.contains("innerHTML"),
-            "{page}"
-        );
-        let state = status(admin, "localhost")?;
-        assert_eq!(state["program"], name);
-        assert_eq!(state["last_visits"], Value::Array(Vec::new()));
-        assert_eq!(state["broker_state"].is_object(), name != "pixel");
-        assert_eq!(state["output_state"].is_object(), name != "pixel-http");
-        assert_eq!(state["pixel"].is_string(), name != "pixel-storage");
-    }
-    Ok(())
-}
-
-#[test]
-fn the_status_has_the_last_visits_for_who_asks_by_address() -> Outcome {
-    let broker = Broker::shared()?;
-    let mut system = Brokered::start(&broker.url(), "last-visits")?;
-    for number in 0..25 {
-        assert_eq!(get(system.address, &format!("/track?n={number}"), &[])?.status, 200);
-    }
-    let programs = [system.http.admin()?, system.storage.admin()?];
-    programs[1].wait_for_metric("pixel_visits_written_total", |written| written == 25.0)?;
-    for admin in programs {
-        let state = status(admin, &admin.address.to_string())?;
-        let queries: Vec<&str> = state["last_visits"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|visit| visit["query"].as_str())
-            .collect();
-        let expected: Vec<String> = (5..25).rev().map(|number| format!("n={number}")).collect();
-        assert_eq!(queries, expected);
-        // A name that somebody else's DNS has made this machine's.
-        let state = status(admin, "somebody.example.com")?;
-        assert!(state["last_visits"].is_null(), "{state}");
-    }
-    system.stop_and_audit()
-}
-
-#[test]
-fn status_prints_what_the_page_shows() -> Outcome {
-    let mut system = Embedded::start()?;
-    system.visit(&[("User-Agent", "curl/8 \u{1b}[2J"), ("Referer", "https://example.com/page")])?;
-    let admin = system.pixel.admin()?;
-    admin.wait_for_metric("pixel_spool_visits", |left| left == 0.0)?;
-    let ask = Launch::new("pixel")?.argument("status").with("admin-listen", admin.address.to_string());
-    let (code, stdout, stderr) = ask.run()?;
-    assert_eq!(code, 0, "{stderr}");
-    let lines: Vec<String> =
-        stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    for line in ["state ready", "taken 1", "written 1", "in the spool 0"] {
-        assert!(lines.iter().any(|shown| shown == line), "{line} is not in\n{stdout}");
-    }
-    assert!(stdout.contains("https://example.com/page") && !stdout.contains('\u{1b}'), "{stdout}");
-    let (code, stdout, _) = ask.clone().argument("--json").run()?;
-    let state: Value = serde_json::from_str(&stdout)?;
-    assert_eq!((code, &state["totals"]["written"]), (0, &Value::from(1)));
-    system.pixel.stop()?;
-    let (code, _, stderr) = ask.run()?;
-    assert!(code == 1 && stderr.contains("no answer from http://"), "{code} {stderr}");
-    Ok(())
-}
-
-#[test]
-fn in_a_browser_a_visit_appears_and_what_it_brings_does_no_harm() -> Outcome {
-    let mut system = Embedded::start()?;
-    let admin = system.pixel.admin()?;
-    let hostile = "<script>document.title='harmed'</script><img src=x onerror=document.title='harmed'>";
-    let visitor = Browser::start(hostile)?;
-    let page = tempfile::tempdir()?;
-    let path = page.path().join("page.html");
-    let line = format!(
-        "<img src=\"http://{}/track?from=a-page\" alt=\"\" width=\"1\" height=\"1\">",
-        system.address
-    );
-    std::fs::write(&path, format!("<!doctype html><title>a page</title>{line}"))?;
-    visitor.open(&format!("file://{}", path.display()))?;
-    system.output.wait_for_lines(1)?;
-
-    let operator = Browser::start("an operator")?;
-    operator.open(&format!("http://{}/", admin.address))?;
-    let shown = |script: &str| operator.run(&format!("return {script}"));
-    wait_until("the visit on the page", || {
-        shown("document.getElementById('last').rows.length").is_ok_and(|rows| rows == 1)
-    })
-    .map_err(|error| {
-        format!("{error}; {:?} {:?}", shown("document.body.innerText"), operator.complaints())
-    })?;
-    let row = shown("[...document.getElementById('last').rows[0].cells].map(cell => cell.textContent)")?;
-    assert_eq!((&row[1], &row[3], &row[4]), (&"127.0.0.1".into(), &hostile.into(), &"from=a-page".into()));
-    assert_eq!(shown("document.querySelectorAll('#last script, #last img').length")?, 0);
-    wait_until("the visit in the totals", || {
-        shown("document.getElementById('totals').textContent")
-            .is_ok_and(|totals| totals == "taken1refused0written1repetitions dropped0dead letters0")
-    })?;
-    assert_eq!(shown("document.title")?, "pixel");
-    assert_eq!(shown("document.getElementById('state').textContent")?, "ready");
-    let pasted = shown("document.getElementById('line').textContent")?;
-    assert!(pasted.as_str().is_some_and(|line| line.contains(&format!("http://{}/track\"", system.address))));
-    shown("document.getElementById('copy').click()")?;
-    wait_until("that it was copied", || {
-        shown("document.getElementById('copied').textContent").is_ok_and(|said| said == "Copied.")
-    })?;
-    // The policy holds against a script that gets in all the same.
-    shown(
-        "(() => { try { document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=1>') } catch (e) { return e.name } })()",
-    )
-    .map(|thrown| assert_eq!(thrown, "TypeError", "trusted types are required"))?;
-    // Chromium asks for an icon by itself.
-    let complaints = operator.complaints()?;
-    let complaints: Vec<_> =
-        complaints.iter().filter(|line| !line.contains("TrustedHTML") && !line.contains("favicon")).collect();
-    assert!(complaints.is_empty(), "{complaints:?}");
-    // One who is gone is told.
-    system.pixel.stop()?;
-    wait_until("that nobody answers", || {
-        shown("document.getElementById('state').textContent")
-            .is_ok_and(|said| said == "no answer: it may have ended")
-    })
 }
 
 #[test]
@@ -354,11 +242,13 @@ fn each_alert_fires_by_what_it_is_for_and_has_a_paragraph() -> Outcome {
     let (rules, tests) =
         (file("deploy/prometheus/pixel.rules.yml")?, file("deploy/prometheus/pixel.rules.test.yml")?);
     let document = file("docs/OPERATIONS.md")?;
+    let faults = file("tests/it/observe.rs")? + &file("tests/it/alerts.rs")?;
     let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(alerts.len() >= 15);
     for alert in alerts {
         assert!(document.contains(&format!("**{alert}")), "{alert} has no paragraph");
         assert!(tests.contains(&format!("alertname: {alert}\n        exp_alerts:")), "{alert} has no test");
+        assert!(faults.contains(&format!("\"{alert}\"")), "no real fault fires {alert}");
     }
     Ok(())
 }

@@ -139,7 +139,7 @@ fn the_log_has_a_form_for_people_machines_and_the_journal() -> Outcome {
             let time = line["time"].as_str().unwrap_or_default();
             said && line["level"] == "info" && line["component"] == "pixel" && time.len() == 24
         }),
-        ("journal", |line| line.starts_with("<6>listening on http://")),
+        ("journal", |line| line.starts_with("<6>[pixel] listening on http://")),
     ] {
         let mut program = Launch::new("pixel")?.with("log-format", format).start()?;
         let line = program.wait_for_log("listening on")?;

@@ -28,7 +28,7 @@ fn the_page_has_the_line_to_paste_with_its_own_host_and_a_button_that_copies_it(
     assert_eq!(shown("document.links[0].href")?, "https://example.com/?a=1&b=2");
     let background = "getComputedStyle(document.body).backgroundColor";
     let light = shown(background)?;
-    browser.go_dark()?;
+    browser.prefer("dark")?;
     assert_ne!(shown(background)?, light, "it follows the machine");
     let complaints = browser.complaints()?;
     assert!(complaints.is_empty(), "{complaints:?}");

@@ -1,36 +1,22 @@
 //! A broker that is spoken with over TLS: who is believed, and who is let in.
 
 use std::path::Path;
-use std::process::Command;
 
 use crate::Outcome;
 use crate::support::broker::Broker;
+use crate::support::certificates;
 use crate::support::fixtures::Services;
 use crate::support::launch::Launch;
 use crate::support::load::Load;
 use crate::support::port::free_port;
 
-/// Two authorities in `folder`, the certificate of a broker called localhost, and that of a client.
-const MAKE_CERTIFICATES: &str = r#"
-key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1.key" 2>/dev/null; }
-for name in ca other; do
-  key $name && openssl req -x509 -key $name.key -days 2 -subj "/CN=$name" -out $name.pem
-done
-for name in broker client; do
-  key $name && openssl req -new -key $name.key -subj "/CN=$name" -out $name.csr
-  openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out $name.pem \
-    -extfile <(printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n') 2>/dev/null
-done
-"#;
-
 /// A broker that wants certificates of its clients, and its TLS port.
 fn start(folder: &Path) -> Outcome<(Broker, u16)> {
-    let made = Command::new("bash").args(["-ec", MAKE_CERTIFICATES]).current_dir(folder).output()?;
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    certificates::make(folder)?;
     let (port, folder) = (free_port(), folder.display());
     let settings = format!(
         "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {folder}/ca.pem\n\
-         ssl_options.certfile = {folder}/broker.pem\nssl_options.keyfile = {folder}/broker.key\n\
+         ssl_options.certfile = {folder}/server.pem\nssl_options.keyfile = {folder}/server.key\n\
          ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
     );
     Ok((Broker::with(settings.leak())?, port))

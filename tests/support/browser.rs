@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -71,11 +72,39 @@ impl Browser {
         self.ask("POST", &format!("/element/{element}/click"), &json!({})).map(drop)
     }
 
-    /// Has pages look as on a machine that is set to dark.
-    pub fn go_dark(&self) -> Outcome {
-        let dark = json!([{"name": "prefers-color-scheme", "value": "dark"}]);
-        let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": dark}});
-        self.ask("POST", "/goog/cdp/execute", &command).map(drop)
+    /// Has pages look as on a machine that is set to this: `light` or `dark`.
+    pub fn prefer(&self, scheme: &str) -> Outcome {
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.command("Emulation.setEmulatedMedia", json!({ "features": features })).map(drop)
+    }
+
+    /// Has pages look as on a screen of this width, in CSS pixels; up to 600 it is a phone's.
+    pub fn resize(&self, width: u32) -> Outcome {
+        let screen = json!({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width <= 600});
+        self.command("Emulation.setDeviceMetricsOverride", screen).map(drop)
+    }
+
+    /// Presses a key, by WebDriver's code for it.
+    pub fn press(&self, key: char) -> Outcome {
+        let strokes = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
+        let keyboard = json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]});
+        self.ask("POST", "/actions", &keyboard).map(drop)
+    }
+
+    /// The page as it looks, a PNG, down to `height_max` CSS pixels.
+    pub fn picture(&self, height_max: u32) -> Outcome<Vec<u8>> {
+        let page =
+            self.run("const page = document.documentElement; return [page.clientWidth, page.scrollHeight]")?;
+        let height = page[1].as_u64().ok_or("no height")?.min(height_max.into());
+        let clip = json!({"x": 0, "y": 0, "width": page[0], "height": height, "scale": 1});
+        let parameters = json!({"captureBeyondViewport": true, "clip": clip});
+        let picture = self.command("Page.captureScreenshot", parameters)?;
+        Ok(BASE64_STANDARD.decode(picture["data"].as_str().ok_or("no picture")?)?)
+    }
+
+    /// A command of Chromium's own protocol.
+    fn command(&self, name: &str, parameters: Value) -> Outcome<Value> {
+        self.ask("POST", "/goog/cdp/execute", &json!({"cmd": name, "params": parameters}))
     }
 
     /// What the page has complained about: errors, and what its policy forbade.

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use super::Outcome;
+use super::broker::NOWHERE;
 use super::client::get;
 use super::launch::Launch;
 use super::load::Load;
@@ -150,4 +151,14 @@ impl Brokered {
         self.storage.stop()?;
         self.output.audit_finds_nothing().map(drop)
     }
+}
+
+/// All three programs, without a broker.
+pub fn all_programs() -> Outcome<Vec<(&'static str, Program)>> {
+    let services = Services::new(NOWHERE, "nobody")?;
+    Ok(vec![
+        ("pixel", Embedded::launch()?.start()?),
+        ("pixel-http", services.http.start()?),
+        ("pixel-storage", services.storage.spawn()?),
+    ])
 }

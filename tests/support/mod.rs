@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod broker;
 pub mod browser;
+pub mod certificates;
 pub mod chance;
 pub mod client;
 pub mod edge;
@@ -13,6 +14,7 @@ pub mod launch;
 pub mod load;
 pub mod memory;
 pub mod message;
+pub mod names;
 pub mod output;
 pub mod port;
 pub mod program;

@@ -52,13 +52,15 @@ impl Prometheus {
             rules = rules.replace(minutes, seconds);
         }
         std::fs::write(folder.path().join("pixel.rules.yml"), rules)?;
-        Self::serve(folder)
+        Self::serve(folder, &[])
     }
 
-    /// Starts one on the settings in `folder`.
-    pub fn serve(folder: tempfile::TempDir) -> Outcome<Prometheus> {
+    /// Starts one on the settings in `folder`, by the program and arguments of `starter`, if any.
+    pub fn serve(folder: tempfile::TempDir, starter: &[String]) -> Outcome<Prometheus> {
         let address = free_address();
-        let process = Command::new("prometheus")
+        let mut words = starter.iter().map(String::as_str).chain(["prometheus"]);
+        let process = Command::new(words.next().unwrap_or_default())
+            .args(words)
             .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))

@@ -1,17 +1,26 @@
 //! A receiver of OpenTelemetry's: OTLP/HTTP over plain sockets, decoded by the standard's own types.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::Value as Number};
 use prost::Message;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::Outcome;
 use super::wait::wait_until;
@@ -46,6 +55,8 @@ pub struct Seen {
     pub span: String,
     /// Empty for a root.
     pub parent: String,
+    /// The `tracestate` that it has.
+    pub state: String,
     /// The spans that it is linked to.
     pub links: Vec<String>,
     pub attributes: BTreeMap<String, String>,
@@ -66,28 +77,66 @@ struct Received {
 
 /// A receiver that listens as long as the test runs.
 pub struct Receiver {
-    pub address: SocketAddr,
     received: Arc<Mutex<Received>>,
+    endpoint: String,
 }
 
 impl Receiver {
     pub fn start(manner: Manner) -> Outcome<Receiver> {
+        Self::serve("http", move |stream, received| {
+            let out = stream.try_clone()?;
+            answer(BufReader::new(stream), out, manner, received)
+        })
+    }
+
+    /// Starts one that is spoken with over TLS, is who `certificates` says, and wants to know who sends.
+    pub fn start_with_tls(certificates: &Path) -> Outcome<Receiver> {
+        let chain = |name: &str| -> Outcome<Vec<_>> {
+            let read = CertificateDer::pem_file_iter(certificates.join(name))?;
+            Ok(read.collect::<Result<_, _>>()?)
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(chain("ca.pem")?);
+        let provider = Arc::new(ring::default_provider());
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                chain("server.pem")?,
+                PrivateKeyDer::from_pem_file(certificates.join("server.key"))?,
+            )?;
+        let config = Arc::new(config);
+        Self::serve("https", move |stream, received| {
+            let connection = ServerConnection::new(config.clone())?;
+            let stream = Rc::new(RefCell::new(StreamOwned::new(connection, stream)));
+            answer(BufReader::new(Shared(stream.clone())), Shared(stream), Manner::Takes, received)
+        })
+    }
+
+    fn serve(
+        scheme: &str,
+        serve: impl Fn(TcpStream, &Mutex<Received>) -> Outcome + Send + Sync + 'static,
+    ) -> Outcome<Receiver> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
+        let port = listener.local_addr()?.port();
         let received = Arc::<Mutex<Received>>::default();
-        let shared = received.clone();
+        let (shared, serve) = (received.clone(), Arc::new(serve));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let received = shared.clone();
-                thread::spawn(move || serve(stream, manner, &received));
+                let (received, serve) = (shared.clone(), serve.clone());
+                // Whoever is cut off has no other use for the error.
+                thread::spawn(move || drop(serve(stream, &received)));
             }
         });
-        Ok(Receiver { address, received })
+        let host = if scheme == "https" { "localhost" } else { "127.0.0.1" };
+        Ok(Receiver { received, endpoint: format!("{scheme}://{host}:{port}") })
     }
 
     /// Where spans are to be sent.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.endpoint.clone()
     }
 
     /// The spans so far.
@@ -123,15 +172,32 @@ impl Receiver {
     }
 }
 
-/// Takes requests until the other side has had enough.
-fn serve(stream: TcpStream, manner: Manner, received: &Mutex<Received>) {
-    // Whoever is cut off has no other use for the error.
-    let _ = answer(stream, manner, received);
+/// A stream that is read and written by turns.
+struct Shared<S>(Rc<RefCell<S>>);
+
+impl<S: Read> Read for Shared<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().read(buffer)
+    }
 }
 
-fn answer(stream: TcpStream, manner: Manner, received: &Mutex<Received>) -> Outcome {
-    let mut out = stream.try_clone()?;
-    let mut input = BufReader::new(stream);
+impl<S: Write> Write for Shared<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.borrow_mut().flush()
+    }
+}
+
+/// Takes requests until the other side has had enough.
+fn answer(
+    mut input: impl BufRead,
+    mut out: impl Write,
+    manner: Manner,
+    received: &Mutex<Received>,
+) -> Outcome {
     loop {
         let (mut head, mut length) = (String::new(), 0);
         while input.read_line(&mut head)? > 2 && !head.ends_with("\r\n\r\n") {
@@ -145,6 +211,10 @@ fn answer(stream: TcpStream, manner: Manner, received: &Mutex<Received>) -> Outc
         }
         let mut body = vec![0; length];
         input.read_exact(&mut body)?;
+        if head.to_ascii_lowercase().contains("\r\ncontent-encoding: gzip\r\n") {
+            let compressed = std::mem::take(&mut body);
+            GzDecoder::new(&compressed[..]).read_to_end(&mut body)?;
+        }
         let answer: &[u8] = match manner {
             Manner::Takes => {
                 let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,6 +267,7 @@ fn spans(request: &ExportTraceServiceRequest) -> Vec<Seen> {
                 trace: hex(&span.trace_id),
                 span: hex(&span.span_id),
                 parent: hex(&span.parent_span_id),
+                state: span.trace_state.clone(),
                 links: span.links.iter().map(|link| hex(&link.span_id)).collect(),
                 attributes: pairs(&span.attributes),
                 start_ns: span.start_time_unix_nano,
