@@ -204,9 +204,9 @@ impl Followed {
             if self.heads.insert(head) {
                 let is_compressed = file.path.file_name().is_some_and(|name| plain(name) != name);
                 match File::open(&file.path) {
-                    // One that is gone again was renamed: the next look finds it, unless it was removed.
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Ok(_) if is_compressed => lines_of(&file.path, each)?,
+                    // It was compressed since it was listed, or removed.
+                    Err(error) if error.kind() == ErrorKind::NotFound => lines_of(&file.path, each)?,
                     opened => self.before.push(Growing::new(opened?, 0)?),
                 }
             }
