@@ -152,6 +152,15 @@ impl Followed {
         self.open.iter_mut().for_each(|open| open.read_to = 0);
     }
 
+    /// Tells `each` every line of the files that were rotated before the start.
+    ///
+    /// # Errors
+    /// What the system said of a file, and what `each` returns.
+    pub(super) fn rotated_before(&self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let files = files_of(&self.path).unwrap_or_default();
+        files.iter().filter(|file| !self.is(file.identity)).try_for_each(|file| lines_of(&file.path, each))
+    }
+
     /// Whether it is the file that has the name.
     pub(super) fn is(&self, identity: Identity) -> bool {
         self.open.as_ref().is_some_and(|open| open.identity == identity)
