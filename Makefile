@@ -63,7 +63,7 @@ fuzz-build: ## Build the fuzz targets
 
 test: ## Run every test, with a real RabbitMQ and two minutes of random faults; BROKER=4 with RabbitMQ 4, as root
 	@tests/require-packages build test
-	@tests/require-tools test || echo 'without PyPI, the edge is tried with the Caddy of this machine alone, and nothing with DuckDB' >&2
+	@tests/require-tools test || echo 'without PyPI, the edge is tried with the Caddy of this machine alone, and nothing with DuckDB and ClickHouse' >&2
 	cargo test --locked
 
 images: ## Take the pictures of the status page in docs/images anew; look at them before they are committed

@@ -280,8 +280,12 @@ fn the_commands_of_the_formats_document_print_what_it_says() -> Outcome {
     let launch = Launch::new("pixel")?;
     let own = std::path::Path::new(env!("CARGO_BIN_EXE_pixel")).parent().ok_or("no folder")?;
     let path = format!("{}:{root}/target/lint/bin:{}", own.display(), std::env::var("PATH")?);
-    let has_duckdb =
-        Command::new("python3").env("PATH", &path).args(["-c", "import duckdb"]).status()?.success();
+    let has = |module: &str| {
+        let import =
+            Command::new("python3").env("PATH", &path).args(["-c", &format!("import {module}")]).output();
+        import.is_ok_and(|import| import.status.success())
+    };
+    let absent: Vec<&str> = ["duckdb", "chdb"].into_iter().filter(|module| !has(module)).collect();
     let mut commands = 0;
     let blocks: Vec<&str> = document.split("```").collect();
     for (at, block) in blocks.iter().enumerate() {
@@ -289,8 +293,8 @@ fn the_commands_of_the_formats_document_print_what_it_says() -> Outcome {
             fs::write(launch.folder().join("visits.ndjson"), lines)?;
         }
         let Some(command) = block.strip_prefix("sh\n") else { continue };
-        if command.contains("duckdb") && !has_duckdb {
-            println!("NOT TESTED: DuckDB is not here; `tests/require-tools test` installs it");
+        if let Some(module) = absent.iter().find(|module| command.contains(**module)) {
+            println!("NOT TESTED: {module} is not here; `tests/require-tools test` installs it");
             continue;
         }
         let shell = Command::new("sh")
