@@ -58,7 +58,7 @@ ENTRYPOINT ["pixel-storage"]
 
 # With GoAccess, which makes the report, and listens to browsers that have it open.
 FROM runtime AS pixel-report
-USER root
+USER 0:0
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends goaccess \

@@ -219,6 +219,19 @@ mod tests {
         assert!(torn.contains("visits`: ") && torn.ends_with(", at line 1"), "{torn}");
     }
 
+    /// What was listed as plain may be compressed by the time that it is opened.
+    #[test]
+    fn a_file_that_was_compressed_since_it_was_named_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits-2026-11-23T14.log");
+        let zstd = zstd::encode_all(LINE.as_bytes(), 1).expect("memory");
+        std::fs::write(path.with_extension("log.zst"), zstd).expect("the disk works");
+        let mut file = VisitFile::open(&path, None, &Rc::default()).expect("it is there, compressed");
+        assert!(file.next_visit().expect("a visit").is_some());
+        let absent = VisitFile::open(&folder.path().join("absent"), None, &Rc::default()).map(|_| ());
+        assert!(absent.is_err_and(|error| error.to_string().contains("No such file")));
+    }
+
     #[test]
     fn a_line_that_is_none_is_named_with_its_file_and_number_and_takes_no_memory() {
         let long = [LINE.as_bytes(), &vec![b'x'; 3 << 20], b"\n", LINE.as_bytes()].concat();
