@@ -56,6 +56,20 @@ ENV PIXEL_ADMIN_LISTEN=0.0.0.0:8082 PIXEL_OUTPUT=/visits/visits.log
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["pixel-storage", "healthcheck"]
 ENTRYPOINT ["pixel-storage"]
 
+# With GoAccess, which makes the report, and listens to browsers that have it open.
+FROM runtime AS pixel-report
+USER 0:0
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends goaccess \
+ && rm -rf /var/lib/apt/lists/* \
+ && install -d -m 1777 /report
+USER 10001:10001
+COPY --from=build /pixel/target/release/pixel /usr/local/bin/
+ENV PIXEL_OUTPUT=/visits/visits.log
+EXPOSE 7890
+ENTRYPOINT ["pixel", "report", "--live", "0.0.0.0:7890", "--report", "/report/index.html"]
+
 FROM runtime AS pixel
 COPY --from=build /pixel/target/release/pixel /usr/local/bin/
 ENV PIXEL_LISTEN=0.0.0.0:8080 PIXEL_ADMIN_LISTEN=0.0.0.0:8081 PIXEL_SPOOL_DIR=/spool \

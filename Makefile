@@ -63,13 +63,17 @@ fuzz-build: ## Build the fuzz targets
 
 test: ## Run every test, with a real RabbitMQ and two minutes of random faults; BROKER=4 with RabbitMQ 4, as root
 	@tests/require-packages build test
-	@tests/require-tools test || echo 'without PyPI, the edge is tried with the Caddy of this machine alone, and nothing with DuckDB' >&2
+	@tests/require-tools test || echo 'without PyPI, the edge is tried with the Caddy of this machine alone, and nothing with DuckDB and ClickHouse' >&2
 	cargo test --locked
 
 images: ## Take the pictures of the status page in docs/images anew; look at them before they are committed
 	@tests/require-packages build test images
 	@tests/require-tools test
 	UPDATE=1 cargo test --locked --test it status_page::
+
+rotation-table: ## Rotate in every way under load and kills, and print what was lost and doubled
+	@tests/require-packages build test
+	@cargo test --locked --test it rotation_table:: -- --nocapture 2>/dev/null | grep '^|'
 
 # Not part of the gate: rustup has to fetch that toolchain.
 minimum-rust: ## Compile everything with the oldest Rust that Cargo.toml allows
@@ -87,4 +91,4 @@ include bench/bench.mk
 include tests/chaos.mk
 include tests/hostile.mk
 
-.PHONY: help run report check static format-check scripts lint docs fuzz-build test images minimum-rust packages
+.PHONY: help run report check static format-check scripts lint docs fuzz-build test images rotation-table minimum-rust packages

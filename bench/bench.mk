@@ -1,6 +1,6 @@
 # The benchmark beside what people would use instead; docs/BENCHMARKS.md says how it measures.
 
-.PHONY: bench bench-quick bench-plan
+.PHONY: bench bench-quick bench-plan bench-convert
 
 bench: ## Measure Pixel beside its alternatives for docs/BENCHMARKS.md: a quarter of an hour; FULL=1 for 10 million visits
 	python3 bench/run.py
@@ -10,3 +10,7 @@ bench-quick: ## Measure a little with the same code, in 3 minutes, and write no 
 
 bench-plan: ## Derive docs/SCALE.md from the figures of docs/BENCHMARKS.md
 	python3 bench/scale.py
+
+bench-convert: ## Convert a million visits to Parquet and back, with time and memory
+	@cargo build --release --locked --bin pixel
+	@python3 bench/convert.py

@@ -2,7 +2,7 @@
 
 .PHONY: up down logs ps edge test-compose lint-deploy
 
-up: ## Build and start the system in containers, and wait until it is healthy; EDGE=haproxy or caddy, OBSERVE=1 with Grafana
+up: ## Build and start the system in containers, and wait until it is healthy; EDGE=haproxy or caddy, OBSERVE=1 with Grafana, REPORT=1 with a live report
 	@deploy/up.sh
 
 down: ## Stop the containers; spools, queue, visits and certificates stay

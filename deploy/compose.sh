@@ -32,6 +32,17 @@ case ${observe:-0} in
     ;;
 esac
 
+# With REPORT=1, here or in .env, also a live report of the visits.
+report=${REPORT:-$(sed -n 's/^REPORT=//p' .env 2>/dev/null || true)}
+case ${report:-0} in
+  0) ;;
+  1) more=$more:deploy/report/docker-compose.yml ;;
+  *)
+    echo "REPORT is 0 or 1, not $report" >&2
+    exit 2
+    ;;
+esac
+
 if [ -n "$more" ] && ! grep -qs '^COMPOSE_FILE=' .env; then
   export COMPOSE_FILE="${COMPOSE_FILE:-docker-compose.yml}$more"
 fi

@@ -34,6 +34,7 @@ PIXEL_CERTIFICATES=/certificates deploy/compose.sh -f docker-compose.yml -f depl
 EDGE=caddy deploy/compose.sh config --quiet
 OBSERVE=1 deploy/compose.sh config --quiet
 OBSERVE=1 EDGE=caddy deploy/compose.sh config --quiet
+REPORT=1 OBSERVE=1 deploy/compose.sh config --quiet
 RABBITMQ_ERLANG_COOKIE=x deploy/compose.sh -f docker-compose.yml -f deploy/cluster/docker-compose.yml config --quiet
 PIXEL_SITE=px.example.com deploy/compose.sh -f docker-compose.yml -f deploy/caddy/docker-compose.yml \
   -f deploy/public.yml config --quiet

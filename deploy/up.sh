@@ -51,6 +51,9 @@ visits=$(docker inspect --format "$source" "$(compose ps -q pixel-storage | head
 echo
 echo "  Pixel is up. Try it:    curl -o /dev/null -D - http://$address/track -H 'Referer: https://example.com/'"
 echo "  The visits are in       $visits/visits.log"
+if report=$(compose port report-page 8080 2>/dev/null) && [ -n "$report" ]; then
+  echo "  What they are, live     http://$report (GoAccess)"
+fi
 if grafana=$(compose port grafana 3000 2>/dev/null) && [ -n "$grafana" ]; then
   echo "  How it is               http://$grafana (Grafana), Prometheus and Jaeger beside it"
 fi

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::compression::Compression;
 use super::names::{is_own, is_rotated};
 use crate::disk::folder_of;
 use crate::record::{BLOCK_BYTES, FileRecord};
@@ -24,19 +25,12 @@ pub(super) struct Candidate {
     pub(super) path: PathBuf,
     /// How long it is, in bytes, as it is stored.
     pub(super) length: u64,
-    compression: Compression,
+    compression: Option<Compression>,
     file: File,
     // Whether its name is one that a rotation gives, or somebody named it.
     is_rotated: bool,
     // Its first block, decompressed: its length and CRC-32. None where it cannot be read.
     first_block: Option<(u64, u32)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Compression {
-    None,
-    Gzip,
-    Zstd,
 }
 
 /// Whether a candidate is the file of a record.
@@ -142,7 +136,7 @@ fn invalid(path: &Path, what: &str) -> io::Error {
 impl Candidate {
     /// Opens a file; None where nothing of what was written can be in it: an empty one, a folder or a socket, a link
     /// (what that names was not written through it), one that is gone.
-    fn open(path: PathBuf, is_rotated: bool) -> io::Result<Option<Self>> {
+    pub(super) fn open(path: PathBuf, is_rotated: bool) -> io::Result<Option<Self>> {
         // A FIFO is not waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = match OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&path) {
@@ -156,11 +150,7 @@ impl Candidate {
         if !metadata.is_file() || metadata.len() == 0 {
             return Ok(None);
         }
-        let compression = match path.extension().and_then(OsStr::to_str) {
-            Some("gz") => Compression::Gzip,
-            Some("zst" | "zstd") => Compression::Zstd,
-            _ => Compression::None,
-        };
+        let (_, compression) = Compression::of(path.as_os_str());
         let length = metadata.len();
         let mut candidate = Candidate { path, length, compression, file, is_rotated, first_block: None };
         candidate.first_block = candidate.block(0, BLOCK_BYTES).ok();
@@ -169,7 +159,7 @@ impl Candidate {
 
     /// Whether it is compressed.
     pub(super) fn is_compressed(&self) -> bool {
-        self.compression != Compression::None
+        self.compression.is_some()
     }
 
     /// Reads it from its beginning, decompressed. `read` is told how many of the bytes that are stored were read.
@@ -177,9 +167,8 @@ impl Candidate {
         (&self.file).seek(SeekFrom::Start(0))?;
         let stored = BufReader::with_capacity(READ_AHEAD_BYTES, Counted { file: &self.file, read });
         Ok(match self.compression {
-            Compression::None => Box::new(stored),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(stored)),
-            Compression::Zstd => Box::new(zstd::stream::Decoder::with_buffer(stored)?),
+            None => Box::new(stored),
+            Some(how) => how.reader(stored)?,
         })
     }
 
@@ -189,7 +178,7 @@ impl Candidate {
     }
 
     /// Whether the first block of `record` stands where it should.
-    fn begins(&self, record: &FileRecord) -> io::Result<bool> {
+    pub(super) fn begins(&self, record: &FileRecord) -> io::Result<bool> {
         let Some(first) = record.stretches.first() else { return Ok(false) };
         let length = first.length.min(BLOCK_BYTES);
         let block = match self.first_block {

@@ -203,15 +203,13 @@ impl OutputFile {
         }
     }
 
-    /// Gives the file that is open the first name of its hour that nobody has, compressed or not.
+    /// Gives the file that is open a name of its hour, with a number past those of all that are there, compressed or not: one
+    /// that was removed may be in somebody's copy.
     fn move_aside(&mut self) -> io::Result<OsString> {
         let begun = self.open.as_ref().expect("it is locked").begun;
-        let taken: Vec<OsString> = self.folder.names()?;
-        let is_taken =
-            |wanted: &OsString| taken.iter().any(|name| names::plain(name) == names::plain(wanted));
-        let mut wanted =
-            (0..).map(|number| names::own(&self.name, begun, number)).filter(|name| !is_taken(name));
-        let name = wanted.next().expect("there is always another number");
+        let there = self.folder.names()?;
+        let numbers = there.iter().filter_map(|name| names::own_number(&self.name, begun, name));
+        let name = names::own(&self.name, begun, numbers.max().map_or(0, |last| last + 1));
         self.folder.rename_new(&self.name, &name)?;
         self.folder.sync()?;
         Ok(name)

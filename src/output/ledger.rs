@@ -5,7 +5,8 @@
 //! It is written anew, too, when it is four times as long as its state and 1 MiB more. Nothing but the holder of the
 //! output's lock writes it; `pixel audit` reads it while it is in use.
 //!
-//! The records of files to which nothing is added any more are moved to `<ledger>.files`, which only grows.
+//! The records of files to which nothing is added any more are moved to `<ledger>.files`, which only grows. Which of
+//! them Pixel removed is noted in `<ledger>.removed`, by the thread that looks after them.
 //!
 //! # Format 2
 //!
@@ -19,6 +20,9 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::disk::folder::{Folder, Identity, RealFolder};
@@ -31,6 +35,8 @@ const FORMAT: &str = "pixel ledger 2";
 const FORMAT_PREFIX: &str = "pixel ledger ";
 /// What the list of closed files begins with.
 const FILES_FORMAT: &str = "pixel files 1";
+/// What the list of removed files begins with.
+const REMOVED_FORMAT: &str = "pixel removed 1";
 /// It is written anew when it is this much longer than four times its state, in bytes.
 const GROWTH_BYTES: u64 = 1 << 20;
 /// How long after a failure files are closed again.
@@ -160,18 +166,7 @@ impl LedgerFile {
     /// Appends to the list of closed files. A crash right behind this makes for a record that is there twice: the last
     /// counts.
     fn list_closed(&self, closing: &[FileRecord]) -> io::Result<()> {
-        let name = files_name(&self.name);
-        let file = match self.folder.open_disk(&name)? {
-            Some(file) => file,
-            None => self.folder.create(&name)?,
-        };
-        let mut journal = Journal::open(file, |_| true)?;
-        if journal.end() == 0 {
-            journal.append(&[&json(&FILES_FORMAT)])?;
-        }
-        closing.iter().try_for_each(|record| journal.append(&[&json(record)]))?;
-        // It may be as new, where this failed the last time.
-        self.folder.sync()
+        add_to_list(&*self.folder, &files_name(&self.name), FILES_FORMAT, closing)
     }
 
     fn error(&self, error: io::Error) -> LedgerError {
@@ -220,13 +215,33 @@ fn write_anew(folder: &dyn Folder, name: &OsStr, written: &Written) -> io::Resul
     Ok((journal, identity))
 }
 
+/// Appends to the list called `name`, which begins with its `format`.
+fn add_to_list(
+    folder: &dyn Folder,
+    name: &OsStr,
+    format: &str,
+    entries: &[impl Serialize],
+) -> io::Result<()> {
+    let file = match folder.open_disk(name)? {
+        Some(file) => file,
+        None => folder.create(name)?,
+    };
+    let mut journal = Journal::open(file, |_| true)?;
+    if journal.end() == 0 {
+        journal.append(&[&json(&format)])?;
+    }
+    entries.iter().try_for_each(|entry| journal.append(&[&json(entry)]))?;
+    // It may be as new, where this failed the last time.
+    folder.sync()
+}
+
 fn files_name(name: &OsStr) -> OsString {
     let mut files = name.to_os_string();
     files.push(".files");
     files
 }
 
-fn json(value: &impl serde::Serialize) -> Vec<u8> {
+fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("it has only string keys, and writing to memory cannot fail")
 }
 
@@ -279,6 +294,30 @@ pub struct LedgerContent {
     pub closed: Vec<FileRecord>,
     /// How many more the state says there should be.
     pub lacking: u64,
+    /// Those of the closed that Pixel removed.
+    pub removed: Vec<Removed>,
+}
+
+/// A file that Pixel removed, as it was told to keep no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    // A ledger that was begun anew counts from 1 again.
+    file: u64,
+    name: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Removed {
+    /// The file of `record`, removed `at` that time.
+    pub(super) fn of(record: &FileRecord, at: Timestamp) -> Self {
+        Removed { file: record.id, name: record.name.clone(), at }
+    }
+
+    /// The number and the name in its record.
+    pub fn id(&self) -> (u64, &str) {
+        (self.file, &self.name)
+    }
 }
 
 /// Reads the ledger at `path`, which may be in use: everything that is committed by now.
@@ -291,16 +330,45 @@ pub fn read(path: &Path) -> io::Result<LedgerContent> {
         let Entries { written, end } = read_entries(file)?;
         Ok((written, end))
     })?;
-    let list = sibling(path, "files");
-    let closed = match look_until_whole(&list, |file| read_closed(file, &list)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+    let closed = match read_closed_files(path) {
         // It could not be begun yet: what is to be listed is in the ledger still.
         Err(error) if error.kind() == io::ErrorKind::InvalidData && written.closed_files() == 0 => Vec::new(),
         closed => closed?,
     };
     let lacking = written.closed_files().saturating_sub(closed.len() as u64);
     let closed = closed.into_iter().filter(|record| !written.files().contains_key(&record.id)).collect();
-    Ok(LedgerContent { written, closed, lacking })
+    Ok(LedgerContent { written, closed, lacking, removed: read_removed(path)? })
+}
+
+/// Reads the records of the files that the ledger at `path` has closed, the oldest first.
+///
+/// # Errors
+/// As for [`read`].
+pub(super) fn read_closed_files(path: &Path) -> io::Result<Vec<FileRecord>> {
+    let mut closed: Vec<FileRecord> = Vec::new();
+    for record in read_list::<FileRecord>(&sibling(path, "files"))? {
+        closed.retain(|known| known.id != record.id);
+        closed.push(record);
+    }
+    Ok(closed)
+}
+
+/// Reads which of the files of the ledger at `path` Pixel removed.
+///
+/// # Errors
+/// As for [`read`].
+pub(super) fn read_removed(path: &Path) -> io::Result<Vec<Removed>> {
+    read_list(&sibling(path, "removed"))
+}
+
+/// Notes beside the ledger at `path`, durably, that files are removed. One thread does so.
+///
+/// # Errors
+/// What the system said.
+pub(super) fn note_removed(path: &Path, removed: &[Removed]) -> io::Result<()> {
+    let list = sibling(path, "removed");
+    let folder = RealFolder::new(folder_of(&list));
+    add_to_list(&folder, list.file_name().unwrap_or_default(), REMOVED_FORMAT, removed)
 }
 
 /// Reads a journal until all of it is whole records, and there are some. `read` returns where the last of them ends.
@@ -325,22 +393,27 @@ fn look_until_whole<T>(path: &Path, read: impl Fn(&File) -> io::Result<(T, u64)>
     }
 }
 
-/// Reads the list of closed files; returns where its last whole record ends, too.
-fn read_closed(file: &dyn DiskFile, path: &Path) -> io::Result<(Vec<FileRecord>, u64)> {
-    let (mut closed, mut end, mut record): (Vec<FileRecord>, _, _) = (Vec::new(), 0, Vec::new());
-    while let Some(next) = read_record(file, end, &mut record)? {
-        if end > 0 {
-            let of = |error| invalid(format!("`{}` cannot be read at byte {end}: {error}", path.display()));
-            let one: FileRecord = serde_json::from_slice(&record).map_err(of)?;
-            closed.retain(|known| known.id != one.id);
-            closed.push(one);
+/// Reads every entry of a list; there is none where there is no list.
+fn read_list<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    let read = |file: &File| {
+        let (mut entries, mut end, mut record) = (Vec::new(), 0, Vec::new());
+        while let Some(next) = read_record(file, end, &mut record)? {
+            if end > 0 {
+                let of =
+                    |error| invalid(format!("`{}` cannot be read at byte {end}: {error}", path.display()));
+                entries.push(serde_json::from_slice(&record).map_err(of)?);
+            }
+            end = next;
         }
-        end = next;
+        if find_record(file, end, |_| true)?.is_some() {
+            return Err(invalid(format!("`{}` is damaged at byte {end}", path.display())));
+        }
+        Ok((entries, end))
+    };
+    match look_until_whole(path, read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries,
     }
-    if find_record(file, end, |_| true)?.is_some() {
-        return Err(invalid(format!("`{}` is damaged at byte {end}", path.display())));
-    }
-    Ok((closed, end))
 }
 
 /// Opens the ledger at `path`.

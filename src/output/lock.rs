@@ -74,6 +74,14 @@ impl OutputLock {
         Ok(None)
     }
 
+    /// The same lock, for another thread: it is held for as long as either is.
+    ///
+    /// # Errors
+    /// That there can be no further descriptor.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(OutputLock { path: self.path.clone(), file: self.file.try_clone()? })
+    }
+
     fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
         let file = open_regular(path, private_file().read(true).write(true))?;
         match fs2::FileExt::try_lock_exclusive(&file) {

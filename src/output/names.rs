@@ -3,16 +3,20 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-/// What compressors add to a name.
-const COMPRESSED: [&[u8]; 3] = [b".gz", b".zst", b".zstd"];
+use super::compression::Compression;
 
 /// A name without what a compressor added.
 pub fn plain(name: &OsStr) -> &OsStr {
-    let bytes = name.as_bytes();
-    OsStr::from_bytes(COMPRESSED.into_iter().find_map(|end| bytes.strip_suffix(end)).unwrap_or(bytes))
+    Compression::of(name).0
+}
+
+/// Where the file at `path` may be once it is compressed.
+pub fn compressed(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    Compression::names(path.as_os_str()).map(PathBuf::from)
 }
 
 /// Whether `name` is one that a rotation gives to the output called `output`, by whoever, or `output` itself.
@@ -55,6 +59,17 @@ pub(super) fn own(output: &OsStr, time: Timestamp, number: u32) -> OsString {
     let number = if number > 0 { format!(".{number}") } else { String::new() };
     let middle = format!("-{}{number}", time.strftime("%Y-%m-%dT%H"));
     OsString::from_vec([stem, middle.as_bytes(), extension].concat())
+}
+
+/// The number of a file, compressed or not, that [`own`] named for `time`; 0 where the name has none.
+pub(super) fn own_number(output: &OsStr, time: Timestamp, name: &OsStr) -> Option<u32> {
+    let first = own(output, time, 0);
+    let (stem, extension) = parts(&first);
+    let rest = plain(name).as_bytes().strip_prefix(stem)?.strip_suffix(extension)?;
+    match rest {
+        b"" => Some(0),
+        number => std::str::from_utf8(number.strip_prefix(b".")?).ok()?.parse().ok(),
+    }
 }
 
 /// What stands before the time, and what behind it.
@@ -111,6 +126,8 @@ mod tests {
             ("visits", 0, "visits-2026-11-23T14"),
         ] {
             assert_eq!(own(output.as_ref(), time, number), name);
+            assert_eq!(own_number(output.as_ref(), time, name.as_ref()), Some(number));
+            assert_eq!(own_number(output.as_ref(), time, format!("{name}.zst").as_ref()), Some(number));
             assert!(is_own(output.as_ref(), name.as_ref()));
         }
     }

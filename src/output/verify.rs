@@ -11,6 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::candidates::{Candidate, find};
@@ -47,6 +48,11 @@ pub enum Verdict {
     },
     /// It was not found.
     Missing,
+    /// Pixel removed it, as it was told to keep no more.
+    Removed {
+        /// When.
+        at: Timestamp,
+    },
     /// It could not be read.
     Unreadable {
         /// What the system said.
@@ -72,6 +78,20 @@ pub struct FileAudit {
     pub foreign_bytes: u64,
 }
 
+impl FileAudit {
+    /// The file of `record`, which is not beside `output` any more.
+    pub fn absent(output: &Path, record: &FileRecord, verdict: Verdict) -> Self {
+        FileAudit {
+            path: folder_of(output).join(&record.name),
+            verdict,
+            is_compressed: false,
+            lines: record.lines,
+            bytes: record.bytes(),
+            foreign_bytes: 0,
+        }
+    }
+}
+
 /// Finds and reads the files of `records`: beside `output`, by names that begin with its own, and among `others`.
 /// `may_repeat` tells whether a line that others have at a place of a record may be the same as one of Pixel's.
 /// `progress` is told how many bytes were read, and of how many.
@@ -94,7 +114,7 @@ pub fn verify(
         let lines = foreign.of_file(audits.len(), |at| !may_repeat(record, at));
         audits.push(match candidate {
             Some(candidate) => read(candidate, record, &meter, lines),
-            None => missing(folder_of(output).join(&record.name), record),
+            None => FileAudit::absent(output, record, Verdict::Missing),
         });
     }
     unopened.into_iter().for_each(|(path, error)| say_unreadable(&mut audits, path, &error));
@@ -125,17 +145,6 @@ impl Meter<'_> {
     fn advance(&self, bytes: u64) {
         self.read.set(self.read.get() + bytes);
         (self.show)(self.read.get(), self.total.get());
-    }
-}
-
-fn missing(path: PathBuf, record: &FileRecord) -> FileAudit {
-    FileAudit {
-        path,
-        verdict: Verdict::Missing,
-        is_compressed: false,
-        lines: record.lines,
-        bytes: record.bytes(),
-        foreign_bytes: 0,
     }
 }
 
@@ -183,8 +192,9 @@ fn read(
         path: candidate.path.clone(),
         verdict,
         is_compressed: candidate.is_compressed(),
+        lines: record.lines,
+        bytes: record.bytes(),
         foreign_bytes: length.unwrap_or(0).saturating_sub(record.bytes()),
-        ..missing(PathBuf::new(), record)
     }
 }
 

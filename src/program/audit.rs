@@ -1,6 +1,6 @@
 //! `pixel audit`: proves from the bytes what was written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -127,7 +127,7 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
         }
     }
     let is_well = |file: &FileAudit| match file.verdict {
-        Verdict::Verified => true,
+        Verdict::Verified | Verdict::Removed { .. } => true,
         Verdict::Missing => matches.get_flag("ignore-missing"),
         _ => false,
     };
@@ -194,7 +194,15 @@ fn add(all: &mut BTreeMap<Uuid, Sequences>, new: impl Iterator<Item = (Uuid, Seq
 
 /// Reads every file, with a progress bar on a terminal.
 fn read_files(output: &Path, others: &[PathBuf], ledger: &LedgerContent) -> Result<Vec<FileAudit>, Failure> {
-    let records = ledger.closed.iter().chain(ledger.written.files().values());
+    let removed: HashMap<_, _> = ledger.removed.iter().map(|one| (one.id(), one.at)).collect();
+    let removed_at = |record: &FileRecord| removed.get(&(record.id, record.name.as_str())).copied();
+    let mut audits = Vec::new();
+    for record in &ledger.closed {
+        audits
+            .extend(removed_at(record).map(|at| FileAudit::absent(output, record, Verdict::Removed { at })));
+    }
+    let records = ledger.closed.iter().filter(|record| removed_at(record).is_none());
+    let records = records.chain(ledger.written.files().values());
     let records: Vec<_> = records.filter(|record| record.bytes() > 0).collect();
     let bar = bar("bytes", 0);
     let may_repeat = |record: &FileRecord, at: u64| !may_be_on_its_way(&ledger.written, record.id, at);
@@ -204,9 +212,10 @@ fn read_files(output: &Path, others: &[PathBuf], ledger: &LedgerContent) -> Resu
     };
     let files = verify(output, others, &records, &may_repeat, &show);
     bar.finish_and_clear();
-    files.map_err(|error| {
+    audits.extend(files.map_err(|error| {
         Failure::Settings(format!("failed to read what is beside `{}`: {error}", output.display()))
-    })
+    })?);
+    Ok(audits)
 }
 
 /// Whether a line at this place may be one of a batch that is not committed, and the same as another visit's: times in
@@ -222,7 +231,14 @@ fn counted(count: u64, what: &str) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for file in &self.files {
+        let (removed, files): (Vec<&FileAudit>, Vec<_>) =
+            self.files.iter().partition(|file| matches!(file.verdict, Verdict::Removed { .. }));
+        if !removed.is_empty() {
+            let lines = counted(removed.iter().map(|file| file.lines).sum(), "line");
+            let files = counted(removed.len() as u64, "file");
+            writeln!(formatter, "{files} removed as PIXEL_KEEP has it; {lines} of Pixel's")?;
+        }
+        for file in files {
             let mut verdict = match &file.verdict {
                 Verdict::Verified if file.is_compressed => "compressed (verified)".to_string(),
                 Verdict::Verified => "verified".to_string(),
@@ -232,6 +248,7 @@ impl fmt::Display for Report {
                     format!("repeated at byte {at}, {} of Pixel's twice", counted(*copies, "line"))
                 }
                 Verdict::Missing => "missing".to_string(),
+                Verdict::Removed { at } => format!("removed at {at}"),
                 Verdict::Unreadable { error } => format!("unreadable ({error})"),
             };
             if file.foreign_bytes > 0 && file.verdict == Verdict::Verified {

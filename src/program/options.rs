@@ -15,7 +15,7 @@ pub use super::settings::*;
 use crate::amqp::{AmqpUrl, Broker, QUEUE_NAME_MAX_BYTES, Tls, queue_of};
 use crate::disk::{folder_of, sibling};
 use crate::http::ListenerSettings;
-use crate::output::{Rotation, TimesOfDay};
+use crate::output::{Aftercare, Compression, Keep, Rotation, TimesOfDay};
 use crate::queue::Shard;
 use crate::trace;
 use crate::visit::client_ip::TrustedProxies;
@@ -224,6 +224,8 @@ pub struct OutputSettings {
     pub format: LineFormat,
     /// When Pixel rotates it.
     pub rotation: Rotation,
+    /// What becomes of files that Pixel rotated.
+    pub aftercare: Aftercare,
     /// Whether it is where visits are written if nobody says where: its folder is made then.
     pub is_default: bool,
 }
@@ -258,6 +260,20 @@ impl OutputSettings {
         if is_stdout && rotation != Rotation::default() {
             given.note(&OUTPUT, &"standard output is not rotated: leave --rotate-bytes and --rotate-at away");
         }
+        let compression = |text: &str| Some(text).filter(|text| !text.is_empty()).map(str::parse).transpose();
+        let aftercare = Aftercare {
+            compression: given.read::<Option<Compression>, _>(&COMPRESS, compression),
+            keep: given.read(&KEEP, Keep::from_str),
+        };
+        if rotation == Rotation::default() {
+            let needs = "it is for files that Pixel rotates: set PIXEL_ROTATE_AT or PIXEL_ROTATE_BYTES, too";
+            if aftercare.compression.is_some() {
+                given.note(&COMPRESS, &needs);
+            }
+            if aftercare.keep != Keep::default() {
+                given.note(&KEEP, &needs);
+            }
+        }
         OutputSettings {
             lock: sibling(&state, "lock"),
             ledger: sibling(&state, "ledger"),
@@ -265,6 +281,7 @@ impl OutputSettings {
             path: Some(output).filter(|_| !is_stdout),
             format: given.read(&FORMAT, LineFormat::from_str),
             rotation,
+            aftercare,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The files of an output: the one that is written, and those that were rotated, in the order of their last write.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -8,7 +9,7 @@ use std::time::SystemTime;
 
 use crate::disk::folder::Identity;
 use crate::disk::{folder_of, identity};
-use crate::output::names::is_rotated;
+use crate::output::names::{is_rotated, plain as plain_name};
 
 /// A file of an output.
 #[derive(Debug, Clone)]
@@ -21,7 +22,8 @@ pub(super) struct OutputFileFound {
     pub modified: SystemTime,
 }
 
-/// Those of the output at `path`, the oldest first; the one that has the name is the last.
+/// Those of the output at `path`, the oldest first; the one that has the name is the last. A compressed one is left out
+/// while the plain one is there: it is being made, and has the same visits.
 ///
 /// # Errors
 /// What the system said of the folder.
@@ -43,6 +45,11 @@ pub(super) fn files_of(path: &Path) -> io::Result<Vec<OutputFileFound>> {
             _ => {}
         }
     }
+    let plain: HashSet<PathBuf> = found.iter().map(|file| file.path.clone()).collect();
+    found.retain(|file| {
+        let named = plain_name(file.path.as_os_str());
+        named == file.path || !plain.contains(Path::new(named))
+    });
     found.sort_by_key(|file| (file.path.file_name() == Some(OsStr::new(name)), file.modified));
     Ok(found)
 }

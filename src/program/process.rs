@@ -75,7 +75,7 @@ pub struct Process {
     // Where they go beside that.
     pub(super) numbers: Option<trace::Numbers>,
     sockets: Sockets,
-    supervisor: Supervisor,
+    pub(super) supervisor: Supervisor,
     problems: Receiver<String>,
     asked_to_stop: Receiver<()>,
     parts: Vec<JoinHandle<()>>,

@@ -5,17 +5,25 @@
 
 use std::cell::Cell;
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command as Program, Stdio};
+use std::process::{Child, ChildStdin, Command as Program, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Arg, ArgMatches, Command};
+use rustix::pipe::fcntl_setpipe_size;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use url::Url;
 
 use super::options::{Given, OUTPUTS, OutputSettings, with_settings};
 use super::output_files::files_of;
 use super::process::Failure;
 use super::progress::Progress;
+use super::tail::{EveryLine, POLL};
 use super::visit_file::VisitFile;
 use crate::visit::lines::{LineFormat, Numbered};
 use crate::visit::{Text, Visit};
@@ -23,6 +31,8 @@ use crate::visit::{Text, Visit};
 const GOACCESS: &str = "goaccess";
 /// How many visits are read between two looks at how far it is.
 const SHOW_EVERY: u64 = 4096;
+/// Linux gives no larger pipe to who is not root (/proc/sys/fs/pipe-max-size).
+const PIPE_BYTES: usize = 1 << 20;
 /// How many lines that are no visits are named.
 const NAMED_MAX: u64 = 5;
 
@@ -42,6 +52,17 @@ pub fn report_command() -> Command {
                 .help("What to make: .html, .json or .csv"),
         )
         .arg(
+            Arg::new("live")
+                .long("live")
+                .value_name("ADDRESS:PORT")
+                .value_parser(clap::value_parser!(SocketAddr))
+                .conflicts_with("files")
+                .help(
+                    "Go on with what is written, across rotations, until it is killed: browsers that have the report open \
+                     hear of it from GoAccess at this address (WebSocket), which they reach by the report's own host name",
+                ),
+        )
+        .arg(
             Arg::new("files")
                 .value_name("FILE")
                 .num_args(0..)
@@ -59,8 +80,9 @@ pub fn report(matches: &ArgMatches) -> Result<(), Failure> {
     let mut given = Given::new(matches);
     let output = OutputSettings::read(&mut given);
     given.refuse_bad()?;
+    let live = matches.get_one::<SocketAddr>("live").copied();
     let mut files: Vec<PathBuf> = matches.get_many("files").into_iter().flatten().cloned().collect();
-    if files.is_empty() {
+    if files.is_empty() && live.is_none() {
         let path = output.file()?;
         let found = files_of(path);
         let found = found.map_err(|error| format!("failed to look for `{}`: {error}", path.display()))?;
@@ -77,13 +99,41 @@ pub fn report(matches: &ArgMatches) -> Result<(), Failure> {
             "--report is `{name}`: expected a file that ends in .html, .json or .csv"
         )));
     }
-    let visits = make(&files, target)?;
+    if let Some(address) = live {
+        if ending != Some("html") {
+            return Err(Failure::Settings(format!(
+                "--report is `{}`: what is live is a page, and ends in .html",
+                target.display()
+            )));
+        }
+        println!("`{}` is live; its data comes from {address}", target.display());
+        let options = [
+            "--real-time-html".into(),
+            format!("--addr={}", address.ip()),
+            format!("--port={}", address.port()),
+        ];
+        let stop = Arc::new(AtomicBool::new(false));
+        [SIGTERM, SIGINT]
+            .into_iter()
+            .try_for_each(|signal| flag::register(signal, stop.clone()).map(drop))?;
+        let path = output.file()?;
+        return make(target, &options, |goaccess, stdin| {
+            follow(path, stdin, &stop)?;
+            // It would go on by itself; so it ends with 0.
+            kill_process(Pid::from_child(goaccess), Signal::TERM).map_err(|error| error.to_string().into())
+        });
+    }
+    let visits = make(target, &[], |_, goaccess| feed(&files, goaccess))?;
     println!("{visits} visits in `{}`", target.display());
     Ok(())
 }
 
-/// Has GoAccess make the report; returns of how many visits.
-fn make(files: &[PathBuf], target: &Path) -> Result<u64, Failure> {
+/// Has GoAccess make the report of what `feed` writes to it; returns what that does.
+fn make<T>(
+    target: &Path,
+    options: &[String],
+    feed: impl FnOnce(&mut Child, ChildStdin) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let mut goaccess = Program::new(GOACCESS);
     goaccess.args([
         "-",
@@ -93,7 +143,7 @@ fn make(files: &[PathBuf], target: &Path) -> Result<u64, Failure> {
         "--agent-list",
         "--output",
     ]);
-    goaccess.arg(target).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    goaccess.arg(target).args(options).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = goaccess.spawn().map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             "GoAccess is not here, which makes the report: `apt-get install goaccess` on Debian and \
@@ -103,7 +153,7 @@ fn make(files: &[PathBuf], target: &Path) -> Result<u64, Failure> {
         _ => format!("failed to start {GOACCESS}: {error}"),
     })?;
     let stdin = child.stdin.take().expect("it was piped");
-    let fed = feed(files, stdin);
+    let fed = feed(&mut child, stdin);
     let ended = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&ended.stderr).trim().to_string();
     match fed {
@@ -121,7 +171,6 @@ fn feed(files: &[PathBuf], goaccess: impl Write) -> Result<u64, Failure> {
     let sizes = files.iter().map(|path| path.metadata().map_or(0, |metadata| metadata.len()));
     let mut progress = Progress::new("bytes", sizes.sum());
     let mut goaccess = BufWriter::new(goaccess);
-    let failed = |error: io::Error| Failure::Runtime(format!("failed to write to {GOACCESS}: {error}"));
     let read = Rc::new(Cell::new(0));
     let (mut visits, mut bad, mut shown, mut line) = (0_u64, 0_u64, 0, Vec::new());
     for path in files {
@@ -130,10 +179,7 @@ fn feed(files: &[PathBuf], goaccess: impl Write) -> Result<u64, Failure> {
             match file.next_visit() {
                 Ok(None) => break,
                 Ok(Some(there)) => {
-                    line.clear();
-                    let visit = as_page(&there.visit);
-                    LineFormat::Vcombined.write(Numbered { visit: &visit, number: None }, &mut line);
-                    goaccess.write_all(&line).map_err(failed)?;
+                    write_page(&there.visit, &mut line, &mut goaccess).map_err(failed)?;
                     visits += 1;
                 }
                 Err(problem) if problem.line.is_none() => return Err(problem.to_string().into()),
@@ -156,6 +202,43 @@ fn feed(files: &[PathBuf], goaccess: impl Write) -> Result<u64, Failure> {
         eprintln!("left out: {} more lines that are no visits", bad - NAMED_MAX);
     }
     Ok(visits)
+}
+
+/// Writes every visit of the output at `path`, and each that comes, as a line for GoAccess until the word to stop is
+/// given.
+///
+/// About once a second GoAccess takes what is in the pipe, and takes a part of a line for a whole one: so the pipe is made as
+/// large as anybody may, and each line is written in one go, as it is shorter than PIPE_BUF.
+fn follow(path: &Path, mut goaccess: ChildStdin, stop: &AtomicBool) -> Result<(), Failure> {
+    // One of the usual size is slower, no more.
+    let _ = fcntl_setpipe_size(&goaccess, PIPE_BYTES);
+    let (mut format, mut line) = (None::<LineFormat>, Vec::new());
+    let mut lines = EveryLine::of(path)?;
+    while !stop.load(Ordering::Relaxed) {
+        lines.new_lines(&mut |written| {
+            // Its format may be another from here on; a line that is no visit is somebody else's.
+            format =
+                format.filter(|format| format.read(written).is_ok()).or_else(|| LineFormat::of_line(written));
+            match format.map(|format| format.read(written)) {
+                Some(Ok(there)) => write_page(&there.visit, &mut line, &mut goaccess),
+                _ => Ok(()),
+            }
+        })?;
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Writes a visit as a line for GoAccess.
+fn write_page(visit: &Visit<'_>, line: &mut Vec<u8>, goaccess: &mut impl Write) -> io::Result<()> {
+    line.clear();
+    let visit = as_page(visit);
+    LineFormat::Vcombined.write(Numbered { visit: &visit, number: None }, line);
+    goaccess.write_all(line)
+}
+
+fn failed(error: io::Error) -> Failure {
+    Failure::Runtime(format!("failed to write to {GOACCESS}: {error}"))
 }
 
 /// The visit of a page, as a web server would have logged it: its host, its path, and as referrer the campaign.

@@ -86,6 +86,11 @@ settings! {
         "Past this, the output gets a name of its own, as in visits-2026-11-23T14.log, and a new one is begun; 0 is never";
     ROTATE_AT: "rotate-at" "PIXEL_ROTATE_AT" "" public "TIMES"
         "When that happens: hourly, daily, or times of day in UTC such as 06:00,18:00; also without visits";
+    COMPRESS: "compress" "PIXEL_COMPRESS" "" public "gzip|zstd"
+        "Compress the files that Pixel has rotated: gzip or zstd; they stay as they are unless set";
+    KEEP: "keep" "PIXEL_KEEP" "" public "LIMITS"
+        "Of the files that Pixel has rotated, remove the oldest past an age, a size or a number, as in 90d, 10GiB, 30files, or \
+         several of them with commas; all are kept unless set";
     ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8081" public "ADDRESS:PORT"
         "Address of /healthz, /readyz and /metrics; not for the public";
     STORAGE_ADMIN_LISTEN: "admin-listen" "PIXEL_ADMIN_LISTEN" "127.0.0.1:8082" public "ADDRESS:PORT"
@@ -110,7 +115,8 @@ pub static BROKER: &[&Setting] =
 /// Of who takes visits from the broker.
 pub static SHARD_CHOICE: &[&Setting] = &[&SHARD, &MASSTRANSIT_EXCHANGE, &TAKEOVER];
 /// Of the output.
-pub static OUTPUTS: &[&Setting] = &[&OUTPUT, &STATE_DIR, &FORMAT, &ROTATE_BYTES, &ROTATE_AT];
+pub static OUTPUTS: &[&Setting] =
+    &[&OUTPUT, &STATE_DIR, &FORMAT, &ROTATE_BYTES, &ROTATE_AT, &COMPRESS, &KEEP];
 /// Of the admin listener of the programs that take visits.
 pub static ADMIN: &[&Setting] = &[&ADMIN_LISTEN];
 /// Of the admin listener of pixel-storage.

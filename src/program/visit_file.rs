@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::output::names;
 use crate::visit::lines::{BadLine, LineFormat, ReadBack};
 
 /// A line that is longer is no line of Pixel's, in bytes: so much of it is in memory.
@@ -55,15 +56,15 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Opens a file, or standard input where `path` is `-`, and reads it decompressed. `read` is told how many of the bytes
-/// that are stored were read.
+/// Opens a file, or standard input where `path` is `-`, and reads it decompressed; one that was compressed since it was
+/// named is read all the same. `read` is told how many of the bytes that are stored were read.
 ///
 /// # Errors
 /// What the system said.
 pub fn open_plain(path: &Path, read: &Rc<Cell<u64>>) -> Result<Box<dyn BufRead>, FileProblem> {
     let open = || -> io::Result<Box<dyn BufRead>> {
         let inner: Box<dyn Read> =
-            if path == Path::new(STDIN) { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
+            if path == Path::new(STDIN) { Box::new(io::stdin()) } else { Box::new(open_stored(path)?) };
         let mut stored = Counted { inner, read: read.clone() };
         let mut magic = Vec::new();
         (&mut stored).take(ZSTD.len() as u64).read_to_end(&mut magic)?;
@@ -81,6 +82,15 @@ pub fn open_plain(path: &Path, read: &Rc<Cell<u64>>) -> Result<Box<dyn BufRead>,
         file: path.display().to_string(),
         line: None,
         problem: error.to_string(),
+    })
+}
+
+fn open_stored(path: &Path) -> io::Result<File> {
+    File::open(path).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            names::compressed(path).find_map(|path| File::open(path).ok()).ok_or(error)
+        }
+        _ => Err(error),
     })
 }
 
@@ -207,6 +217,19 @@ mod tests {
         }
         let torn = read(&gzip[..gzip.len() - 9]).expect_err("it is torn").to_string();
         assert!(torn.contains("visits`: ") && torn.ends_with(", at line 1"), "{torn}");
+    }
+
+    /// What was listed as plain may be compressed by the time that it is opened.
+    #[test]
+    fn a_file_that_was_compressed_since_it_was_named_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits-2026-11-23T14.log");
+        let zstd = zstd::encode_all(LINE.as_bytes(), 1).expect("memory");
+        std::fs::write(path.with_extension("log.zst"), zstd).expect("the disk works");
+        let mut file = VisitFile::open(&path, None, &Rc::default()).expect("it is there, compressed");
+        assert!(file.next_visit().expect("a visit").is_some());
+        let absent = VisitFile::open(&folder.path().join("absent"), None, &Rc::default()).map(|_| ());
+        assert!(absent.is_err_and(|error| error.to_string().contains("No such file")));
     }
 
     #[test]

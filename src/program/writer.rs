@@ -1,5 +1,6 @@
 //! The writing side of `pixel` and pixel-storage: the output's lock, its ledger, and a recorder over both.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use uuid::Uuid;
@@ -13,9 +14,10 @@ use crate::disk::folder::RealFolder;
 use crate::disk::folder_of;
 use crate::health::{Health, Part};
 use crate::metrics::{Metrics, Role};
-use crate::output::{LedgerFile, OutputFile, OutputLock, StandardOutput, Waiting, open_ledger};
+use crate::output::{LedgerFile, OutputFile, OutputLock, RotatedFiles, StandardOutput, Waiting, open_ledger};
 use crate::record::{RecordError, Recorder, VisitLog};
 use crate::stop::Stop;
+use crate::supervisor::Supervisor;
 
 /// An output's place, lock, ledger and id.
 type Opened = (usize, OutputLock, LedgerFile, Uuid);
@@ -29,6 +31,7 @@ pub struct Writer {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     stop: Stop,
+    supervisor: Supervisor,
 }
 
 impl Writer {
@@ -46,6 +49,7 @@ impl Writer {
             metrics: process.metrics.clone(),
             health: process.health.clone(),
             stop: process.stop.clone(),
+            supervisor: process.supervisor.clone(),
         }
     }
 
@@ -84,6 +88,8 @@ impl Writer {
         let output = &self.outputs[at];
         let format = output.format;
         log::info!("writing to {}", output.shown());
+        self.look_after_rotated(output, &lock)
+            .map_err(|error| format!("failed to look after rotated files: {error}"))?;
         let mut visit_log = open_log(output, lock)?;
         let mut recorder = Recorder {
             format,
@@ -93,6 +99,18 @@ impl Writer {
             health: &self.health,
         };
         record(at, id, &mut recorder, &self.stop).map_err(|error| error.to_string())
+    }
+
+    /// Has what is rotated compressed and removed, as it is to be, on a thread of its own.
+    fn look_after_rotated(&self, output: &OutputSettings, lock: &OutputLock) -> io::Result<()> {
+        let Some(path) = &output.path else { return Ok(()) };
+        let (right, aftercare) = (Box::new(lock.share()?), output.aftercare.clone());
+        let files = RotatedFiles::new(path, &output.ledger, aftercare, right, self.stop.clone());
+        self.supervisor.start("rotated files", move || {
+            files.run();
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// Opens lock and ledger, again and again where that fails; `None` when the word to stop came first.

@@ -18,6 +18,8 @@
 //! - `output`: the lines that are written. `convert`: files of them, from each format to each.
 //! - `tail`: what `pixel tail` and `pixel report` show of it.
 //! - `rotation`: the output under those who rotate it, lock it, append to it and take its name or number.
+//! - `rotation_table`: every way of rotation, under load and kills, as a table.
+//! - `rotated_files`: what Pixel does with files that it rotated.
 //! - `audit`: what `pixel audit` says of files as they were written, and of files that were tampered with.
 //! - `processes`: programs that are killed, paused, or there twice.
 //! - `tls`: a broker that is spoken with over TLS.
@@ -58,7 +60,9 @@ mod output;
 mod page;
 mod processes;
 mod replay;
+mod rotated_files;
 mod rotation;
+mod rotation_table;
 mod rules;
 mod shards;
 mod smuggling;

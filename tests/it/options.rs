@@ -14,12 +14,17 @@ fn every_bad_setting_is_named_at_once() -> Outcome {
         .with("output", "/tmp")
         .with("read-timeout-ms", "-1")
         .with("rotate-bytes", "1M")
-        .with("rotate-at", "weekly");
+        .with("rotate-at", "weekly")
+        .with("compress", "lz4")
+        .with("keep", "90 days");
     let (status, _, stderr) = launch.run()?;
     assert_eq!(status, 2, "{stderr}");
     for named in [
         "--rotate-bytes (PIXEL_ROTATE_BYTES) is `1M`: expected a whole number from 0",
         "--rotate-at (PIXEL_ROTATE_AT) is `weekly`: expected hourly, daily, or times of day in UTC such as 06:00,18:00",
+        "--compress (PIXEL_COMPRESS) is `lz4`: expected gzip or zstd",
+        "--keep (PIXEL_KEEP) is `90 days`: expected an age such as 90d (h, d, w), a size such as 10GiB (MiB, GiB, TiB), a number \
+         such as 30files, or several of them with commas, each above 0 and given once",
         "--listen (PIXEL_LISTEN) is `nonsense`",
         "--workers (PIXEL_WORKERS) is `0`",
         "`x` is no CIDR",
@@ -31,6 +36,17 @@ fn every_bad_setting_is_named_at_once() -> Outcome {
         assert!(stderr.contains(named), "`{named}` is not in {stderr}");
     }
     assert!(!launch.folder().join("spool").exists(), "nothing is started with bad settings");
+    Ok(())
+}
+
+/// What becomes of rotated files, where none is rotated, was meant for something.
+#[test]
+fn what_becomes_of_rotated_files_wants_rotation() -> Outcome {
+    for (flag, value) in [("compress", "zstd"), ("keep", "90d")] {
+        let (status, _, stderr) = Launch::new("pixel")?.with(flag, value).run()?;
+        let said = "it is for files that Pixel rotates: set PIXEL_ROTATE_AT or PIXEL_ROTATE_BYTES, too";
+        assert!(status == 2 && stderr.contains(&format!("--{flag} (")) && stderr.contains(said), "{stderr}");
+    }
     Ok(())
 }
 

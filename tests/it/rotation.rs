@@ -3,7 +3,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -39,56 +38,6 @@ fn a_rotator_that_compresses_and_removes_under_the_flock_loses_nothing() -> Outc
     }
     load.wait_for(150)?;
     system.stop_and_verify_all(load)
-}
-
-/// Debian's logrotate, as it is configured for other daemons. Without `delaycompress` it compresses a file that a batch
-/// may still be on its way to, so that needs the flock, as `copytruncate` does.
-#[test]
-fn logrotate_loses_and_repeats_nothing() -> Outcome {
-    if Command::new("logrotate").arg("--version").output().is_err() {
-        println!("NOT TESTED: logrotate is not here; tests/require-packages installs it");
-        return Ok(());
-    }
-    for (directives, command) in [
-        ("create 0640", "logrotate"),
-        ("nocreate", "logrotate"),
-        ("create 0640\npostrotate\nkill -HUP $(cat pixel.pid)\nendscript", "logrotate"),
-        ("create 0640\ncompress\ndelaycompress", "logrotate"),
-        ("nocreate\ncompress", "flock visits.log logrotate"),
-        ("copytruncate", "flock visits.log logrotate"),
-        ("copytruncate\ncompress", "flock visits.log logrotate"),
-    ] {
-        let mut system = Embedded::start()?;
-        let output = system.output.clone();
-        let config = system.pixel.launch.folder().join("logrotate.conf");
-        let path = output.path.display();
-        fs::write(&config, format!("{path} {{\nrotate 20\n{directives}\n}}\n"))?;
-        let load = system.load(4);
-        for n in 0..6 {
-            load.wait_for(60)?;
-            wait_until("the output", || output.path.exists())?;
-            if command != "logrotate" {
-                has_written(&mut system)?;
-            }
-            fs::write(
-                system.pixel.launch.folder().join("pixel.pid"),
-                system.pixel.pid()?.as_raw_nonzero().to_string(),
-            )?;
-            let script = format!("{command} --force --state logrotate.state logrotate.conf");
-            shell(system.pixel.launch.folder(), &script, "")?;
-            if n == 3 {
-                system.pixel.kill()?;
-                system.pixel.start_again()?;
-            }
-        }
-        load.wait_for(60)?;
-        wait_until("the output", || output.path.exists())?;
-        let files = output.files()?;
-        let compressed = files.iter().filter(|path| path.extension().is_some_and(|end| end == "gz")).count();
-        assert_eq!((files.len(), compressed > 3), (7, directives.contains("\ncompress")), "{files:?}");
-        system.stop_and_verify_all(load).map_err(|error| format!("{command}, {directives}: {error}"))?;
-    }
-    Ok(())
 }
 
 /// Waits until a writer that was just started has looked at what a crash left, and has written: a copy that is made
@@ -385,14 +334,14 @@ fn rotated_by_pixel_under_load_and_killed_every_visit_is_in_one_of_the_files() -
     let output = system.output.clone();
     let load = system.load(8);
     for n in 1..=5 {
-        wait_until("another file", || own_files(&output).is_ok_and(|files| files.len() >= n))?;
+        wait_until("another file", || output.rotated().is_ok_and(|files| files.len() >= n))?;
         system.pixel.kill()?;
         system.pixel.start_again()?;
     }
     load.wait_for(100)?;
     let promised = load.stop().promised;
-    has_each_once_beside(&output, &promised)?;
-    let rotated = own_files(&output)?;
+    each_is_there_once(&promised, &|| output.lines_with_rotated())?;
+    let rotated = output.rotated()?;
     assert!(rotated.len() >= 5, "{rotated:?}");
     let report = output.audit_finds_nothing()?;
     let files = report["files"].as_array().ok_or("no files")?;
@@ -402,26 +351,6 @@ fn rotated_by_pixel_under_load_and_killed_every_visit_is_in_one_of_the_files() -
     let (status, report) = output.audit()?;
     assert_eq!((status, &report["proved"]), (1, &false.into()), "a file was taken away: {report}");
     Ok(())
-}
-
-/// The files that Pixel named, in order.
-fn own_files(output: &Output) -> Outcome<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(output.folder()?)? {
-        let name = entry?.file_name();
-        if name.to_string_lossy().starts_with("visits-20") {
-            found.push(output.folder()?.join(name));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn has_each_once_beside(output: &Output, promised: &[u64]) -> Outcome {
-    each_is_there_once(promised, &|| {
-        let rotated = own_files(output)?;
-        Ok(rotated.iter().flat_map(|path| lines_of(path)).chain(output.lines()).collect())
-    })
 }
 
 /// A file that was begun before the hour is rotated also where no visit comes.
@@ -454,10 +383,10 @@ fn another_format_begins_a_new_file() -> Outcome {
     system.pixel.stop()?;
     let system = Embedded::of(&launch.with("format", "combined"))?;
     system.visit(&[])?;
-    wait_until("another file", || own_files(&output).is_ok_and(|files| files.len() == 1))?;
+    wait_until("another file", || output.rotated().is_ok_and(|files| files.len() == 1))?;
     let after = output.wait_for_lines(1)?;
     assert!(after.len() == 1 && after[0].contains("\"GET /track HTTP/1.1\""), "{after:?}");
-    let rotated = own_files(&output)?;
+    let rotated = output.rotated()?;
     assert_eq!((rotated.len(), lines_of(&rotated[0])), (1, before));
     system.stop_and_audit()
 }

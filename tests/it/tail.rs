@@ -1,7 +1,10 @@
 //! `pixel tail` and `pixel report`: what people see of the output.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use pixel::visit::lines::LineFormat;
 
@@ -9,6 +12,7 @@ use crate::Outcome;
 use crate::support::fixtures::Embedded;
 use crate::support::launch::Launch;
 use crate::support::output::Output;
+use crate::support::port::free_address;
 use crate::support::shell::{Beside, shell};
 use crate::support::visits::{lines_as, varied};
 use crate::support::wait::wait_until;
@@ -188,6 +192,57 @@ fn a_report_counts_10000_valid_and_0_failed_in_each_format() -> Outcome {
     Ok(())
 }
 
+/// Browsers that have the report open are told of each visit as it is written, across rotations, and the end of it is
+/// GoAccess' end, too.
+#[test]
+fn a_live_report_goes_on_with_what_is_written() -> Outcome {
+    let system = Embedded::with(|launch| launch.with("format", "pipe").with("rotate-bytes", "1"))?;
+    let (output, address) = (system.output.clone(), free_address());
+    system.visit(&[])?;
+    system.visit(&[])?;
+    wait_until("two files", || output.lines_with_rotated().is_ok_and(|lines| lines.len() == 2))?;
+    let launch = Launch::new("pixel")?.argument("report").argument("--live").argument(&address.to_string());
+    let page = launch.folder().join("report.html");
+    let mut report = launch.with("output", &output.path).spawn()?;
+    let told = |visits: usize| {
+        wait_until(&format!("{visits} visits in the report"), || {
+            told_by_goaccess(address)
+                .is_ok_and(|told| told.contains(&format!("\"valid_requests\": {visits},")))
+        })
+    };
+    told(2).map_err(|error| format!("{error}: {}", report.log()))?;
+    for visits in 3..=5 {
+        system.visit(&[])?;
+        told(visits)?;
+    }
+    assert!(fs::read_to_string(page)?.contains(&address.port().to_string()));
+    report.stop()?;
+    wait_until("GoAccess to end", || TcpStream::connect(address).is_err())?;
+    let bad = Launch::new("pixel")?.argument("report").argument("--live").argument("1:1");
+    let (status, _, said) = bad.run()?;
+    assert!(status == 2 && said.contains("--live"), "{status}: {said}");
+    system.stop_and_audit()
+}
+
+/// The first message of GoAccess to a browser that has just opened the report (RFC 6455).
+fn told_by_goaccess(address: SocketAddr) -> Outcome<String> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        socket,
+        "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )?;
+    let (mut told, mut piece) = (Vec::new(), [0; 4096]);
+    while !told.windows(15).any(|word| word == b"failed_requests") {
+        match socket.read(&mut piece)? {
+            0 => return Err("it says nothing".into()),
+            read => told.extend_from_slice(&piece[..read]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&told).into_owned())
+}
+
 #[test]
 fn a_report_says_what_is_missing() -> Outcome {
     let launch = Launch::new("pixel")?;
@@ -225,8 +280,12 @@ fn the_commands_of_the_formats_document_print_what_it_says() -> Outcome {
     let launch = Launch::new("pixel")?;
     let own = std::path::Path::new(env!("CARGO_BIN_EXE_pixel")).parent().ok_or("no folder")?;
     let path = format!("{}:{root}/target/lint/bin:{}", own.display(), std::env::var("PATH")?);
-    let has_duckdb =
-        Command::new("python3").env("PATH", &path).args(["-c", "import duckdb"]).status()?.success();
+    let has = |module: &str| {
+        let import =
+            Command::new("python3").env("PATH", &path).args(["-c", &format!("import {module}")]).output();
+        import.is_ok_and(|import| import.status.success())
+    };
+    let absent: Vec<&str> = ["duckdb", "chdb"].into_iter().filter(|module| !has(module)).collect();
     let mut commands = 0;
     let blocks: Vec<&str> = document.split("```").collect();
     for (at, block) in blocks.iter().enumerate() {
@@ -234,8 +293,8 @@ fn the_commands_of_the_formats_document_print_what_it_says() -> Outcome {
             fs::write(launch.folder().join("visits.ndjson"), lines)?;
         }
         let Some(command) = block.strip_prefix("sh\n") else { continue };
-        if command.contains("duckdb") && !has_duckdb {
-            println!("NOT TESTED: DuckDB is not here; `tests/require-tools test` installs it");
+        if let Some(module) = absent.iter().find(|module| command.contains(**module)) {
+            println!("NOT TESTED: {module} is not here; `tests/require-tools test` installs it");
             continue;
         }
         let shell = Command::new("sh")

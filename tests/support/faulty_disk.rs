@@ -3,29 +3,33 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::SystemTime;
 
 use super::Outcome;
 
 /// Fails an operation on a file while the file named by `FAULTS_FILE` says so: the operations, the error's number, how
 /// the path ends, and where the page starts that cannot be read (all can where it is absent). A write that fails has
-/// written half.
+/// written half. A number below 0 is that of a signal to the process itself, in place of the operation; for `moved` and
+/// `gone`, right behind the renaming and the removal. With `FAULTS_CLOCK`, the clock runs so many times as fast since the time that is named.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 static long long bad_page;
 
-static int fails(const char *operation, int fd) {
+static int fails_at(const char *operation, const char *target) {
     const char *path = getenv("FAULTS_FILE");
-    char text[512] = {0}, link[64], target[512] = {0}, operations[64] = {0}, suffix[256] = {0};
+    char text[512] = {0}, operations[64] = {0}, suffix[256] = {0};
     int number = 0;
     int file = path ? syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0) : -1;
     if (file < 0) return 0;
@@ -35,13 +39,18 @@ static int fails(const char *operation, int fd) {
     if (got <= 0 || sscanf(text, "%63s %d %255s %lld", operations, &number, suffix, &page) < 2) return 0;
     bad_page = page;
     if (!strstr(operations, operation)) return 0;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    long length = readlink(link, target, sizeof target - 1);
-    if (length <= 0 || target[0] != '/') return 0;
-    if (strncmp(target, "/dev/", 5) == 0) return 0;
-    size_t end = strlen(suffix);
-    if ((size_t)length < end || strcmp(target + length - end, suffix) != 0) return 0;
+    size_t length = strlen(target), end = strlen(suffix);
+    if (length < end || strcmp(target + length - end, suffix) != 0) return 0;
+    if (number < 0) kill(getpid(), -number);
     return number;
+}
+
+static int fails(const char *operation, int fd) {
+    char link[64], target[512] = {0};
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, target, sizeof target - 1) <= 0 || target[0] != '/') return 0;
+    if (strncmp(target, "/dev/", 5) == 0) return 0;
+    return fails_at(operation, target);
 }
 
 #define REAL(name) __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
@@ -93,6 +102,31 @@ int ftruncate64(int fd, off64_t length) {
     if (!error) return real(fd, length);
     errno = error;
     return -1;
+}
+int rename(const char *from, const char *to) {
+    REAL(rename);
+    int error = fails_at("rename", from);
+    if (!error) error = real(from, to) ? errno : 0;
+    fails_at("moved", from);
+    errno = error;
+    return error ? -1 : 0;
+}
+int unlink(const char *path) {
+    REAL(unlink);
+    int error = fails_at("unlink", path);
+    if (!error) error = real(path) ? errno : 0;
+    fails_at("gone", path);
+    errno = error;
+    return error ? -1 : 0;
+}
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    REAL(clock_gettime);
+    long long rate, since;
+    const char *fast = getenv("FAULTS_CLOCK");
+    int outcome = real(clock, time);
+    if (clock == CLOCK_REALTIME && fast && sscanf(fast, "%lld %lld", &rate, &since) == 2)
+        time->tv_sec = since + (time->tv_sec - since) * rate + time->tv_nsec * rate / 1000000000;
+    return outcome;
 }
 /* As NFSv4, which makes byte-range locks of them: an exclusive one needs a descriptor that writes, a shared one one
    that reads. */
@@ -150,12 +184,19 @@ impl FaultyDisk {
         self.begin("read", "EIO", &format!("{suffix} {page}"))
     }
 
-    /// From now on `operations` (read, write, sync, truncate) fail on files whose path ends with `suffix`.
+    /// The same, with a clock that runs `rate` times as fast from now on.
+    pub fn preload_with_fast_clock(&self, rate: u32) -> Outcome<String> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+        Ok(format!("{} FAULTS_CLOCK='{rate} {now}'", self.preload()))
+    }
+
+    /// From now on `operations` (read, write, sync, truncate, rename, moved, unlink, gone) fail on files whose path ends with `suffix`.
     pub fn begin(&self, operations: &str, error: &str, suffix: &str) -> Outcome {
         let number = match error {
             "EIO" => 5,
             "ENOSPC" => 28,
             "EROFS" => 30,
+            "SIGKILL" => -9,
             _ => return Err(format!("no number for {error}").into()),
         };
         let draft = self.command.with_extension("new");

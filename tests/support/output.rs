@@ -60,6 +60,25 @@ impl Output {
         Ok(lines)
     }
 
+    /// Those of its files that Pixel rotated, in order, compressed ones included.
+    pub fn rotated(&self) -> Outcome<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.folder()?)? {
+            let name = entry?.file_name();
+            if name.to_string_lossy().starts_with("visits-20") {
+                found.push(self.folder()?.join(name));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The lines of it and of those that Pixel rotated.
+    pub fn lines_with_rotated(&self) -> Outcome<Vec<String>> {
+        let rotated = self.rotated()?;
+        Ok(rotated.iter().flat_map(|path| lines_of(path)).chain(self.lines()).collect())
+    }
+
     /// Takes the flock of its readers: the writer waits until the value is dropped.
     pub fn hold_writer_up(&self) -> Outcome<File> {
         Ok(self
@@ -173,7 +192,7 @@ pub fn lines_of(path: &Path) -> Vec<String> {
 }
 
 /// How often each number of a load stands in lines of format ndjson.
-fn numbers_of(lines: &[String]) -> BTreeMap<u64, usize> {
+pub fn numbers_of(lines: &[String]) -> BTreeMap<u64, usize> {
     let mut counts = BTreeMap::new();
     for line in lines {
         // The last line may be half there while the file is written to.

@@ -152,6 +152,15 @@ impl Followed {
         self.open.iter_mut().for_each(|open| open.read_to = 0);
     }
 
+    /// Tells `each` every line of the files that were rotated before the start.
+    ///
+    /// # Errors
+    /// What the system said of a file, and what `each` returns.
+    pub(super) fn rotated_before(&self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let files = files_of(&self.path).unwrap_or_default();
+        files.iter().filter(|file| !self.is(file.identity)).try_for_each(|file| lines_of(&file.path, each))
+    }
+
     /// Whether it is the file that has the name.
     pub(super) fn is(&self, identity: Identity) -> bool {
         self.open.as_ref().is_some_and(|open| open.identity == identity)
@@ -204,9 +213,9 @@ impl Followed {
             if self.heads.insert(head) {
                 let is_compressed = file.path.file_name().is_some_and(|name| plain(name) != name);
                 match File::open(&file.path) {
-                    // One that is gone again was renamed: the next look finds it, unless it was removed.
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Ok(_) if is_compressed => lines_of(&file.path, each)?,
+                    // It was compressed since it was listed, or removed.
+                    Err(error) if error.kind() == ErrorKind::NotFound => lines_of(&file.path, each)?,
                     opened => self.before.push(Growing::new(opened?, 0)?),
                 }
             }

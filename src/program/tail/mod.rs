@@ -22,7 +22,8 @@ use super::process::Failure;
 use super::visit_file::VisitFile;
 use crate::visit::lines::{LineFormat, ReadBack};
 
-const POLL: Duration = Duration::from_millis(100);
+/// How often it is looked whether more was written.
+pub(super) const POLL: Duration = Duration::from_millis(100);
 
 /// The subcommand.
 pub fn tail_command() -> Command {
@@ -92,6 +93,35 @@ fn show(path: &Path, since: Option<Timestamp>, ends: bool, view: &mut View) -> i
         std::thread::sleep(POLL);
         followed.new_lines(&mut |line| view.line(line))?;
         view.shown.flush()?;
+    }
+}
+
+/// Every line of an output, from its first rotated file on.
+pub(super) struct EveryLine {
+    followed: Followed,
+    has_begun: bool,
+}
+
+impl EveryLine {
+    /// Those of the output at `path`, which need not be there yet.
+    ///
+    /// # Errors
+    /// What the system said of the file.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let mut followed = Followed::start(path)?;
+        followed.rewind();
+        Ok(EveryLine { followed, has_begun: false })
+    }
+
+    /// Tells `each` those that were not told before.
+    ///
+    /// # Errors
+    /// What the system said of a file, and what `each` returns.
+    pub(super) fn new_lines(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.followed.rotated_before(each)?;
+        }
+        self.followed.new_lines(each)
     }
 }
 
