@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""Derives docs/SCALE.md, a plan on paper, from the figures of docs/BENCHMARKS.md.
+"""Derives docs/SCALE.md, a plan on paper, from the figures of docs/BENCHMARKS.md and of bench/shards.json, where there are
+any.
 
     bench/scale.py            writes it
     bench/scale.py --check    fails where it is another than the figures make it
 """
 
+import json
 import math
 import re
+import statistics
 import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+SHARDS = Path(__file__).with_name("shards.json")
 RATES = (1_000, 100_000, 10_000_000)
 
 # What no benchmark of ours says.
@@ -91,7 +95,35 @@ def plan(rate, of):
     ]
 
 
-def document(of):
+def measured(results):
+    """The section of what N collectors with N shards cost, from what bench/shards.py has written."""
+    machine = results["machine"]
+
+    def cell(rounds, cost):
+        costs = sorted(map(cost, rounds))
+        return f"{statistics.median(costs):.1f} ({costs[0]:.1f} to {costs[-1]:.1f})"
+
+    programs = list(next(iter(results["sizes"].values()))[0]["cpu"])
+    table = "| collectors and shards | visits a second | " + " | ".join(programs) + " | all |\n"
+    table += "| --- |" + " --- |" * (len(programs) + 2) + "\n"
+    for size, rounds in results["sizes"].items():
+        rate = statistics.median(one["rate"] for one in rounds)
+        costs = [cell(rounds, lambda one, name=name: one["cpu"][name]) for name in programs]
+        costs.append(cell(rounds, lambda one: sum(one["cpu"].values())))
+        table += f"| {size} | {rate:,.0f} | " + " | ".join(costs) + " |\n"
+    rounds = len(next(iter(results["sizes"].values())))
+    return f"""
+## Measured: what a visit costs as collectors and shards grow together
+
+`make bench-scale`, {machine["date"]}, Pixel {machine["versions"]["Pixel"]}, {machine["cores"]} cores ({machine["processor"]}), {machine["busy"]:.0%} busy before:
+everything and the load on one machine, {results["rate"]:,} visits a second for {results["seconds"]} s to each collector, in
+turns, on a RabbitMQ of its own each. Microseconds of a core a visit by program, the median of {rounds} rounds (lowest to
+highest), idle time included; at so small a rate a visit costs more than in the plan, as groups, messages and batches are small.
+
+{table}"""
+
+
+def document(of, results=None):
     columns = [plan(rate, of) for rate in RATES]
     head = "| visits a second | " + " | ".join(f"{rate:,}" for rate in RATES) + " |\n"
     head += "| --- |" + " --- |" * len(RATES) + "\n"
@@ -121,15 +153,16 @@ Traffic is not counted: an answer has some 500 bytes, and its price differs by a
 - **Greetings cost more than everything else.** A browser that keeps its connection to the edge costs a tenth, and
   one that comes with its first request has none: so the first row is the one to measure with your own visitors.
 - **Read back** with `pixel audit` a shard, and `pixel merge` where one file is wanted.
-"""
+""" + (measured(results) if results else "")
 
 
 def main():
-    text = document(figures((DOCS / "BENCHMARKS.md").read_text()))
+    results = json.loads(SHARDS.read_text()) if SHARDS.exists() else None
+    text = document(figures((DOCS / "BENCHMARKS.md").read_text()), results)
     path = DOCS / "SCALE.md"
     if "--check" in sys.argv[1:]:
         if not path.exists() or path.read_text() != text:
-            sys.exit("docs/SCALE.md is not what docs/BENCHMARKS.md makes of it: run bench/scale.py")
+            sys.exit("docs/SCALE.md is not what docs/BENCHMARKS.md and bench/shards.json make of it: run bench/scale.py")
         return
     path.write_text(text)
 

@@ -9,6 +9,7 @@ mod errors;
 mod hold;
 mod inbox;
 mod intake;
+mod introduction;
 mod masstransit;
 mod properties;
 mod publisher;

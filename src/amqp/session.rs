@@ -14,6 +14,7 @@ use amiquip::{Channel, Connection, ConnectionTuning, Error};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::errors::{is_refusal, reason};
+use super::introduction::Introduced;
 use super::tls::Tls;
 use super::url::AmqpUrl;
 use crate::connect::ConnectError;
@@ -159,11 +160,11 @@ fn open(url: &AmqpUrl, tls: Option<Tls>, stream: TcpStream) -> amiquip::Result<(
     let mut connection = match tls.filter(|_| url.is_tls()) {
         Some(tls) => {
             let stream = tls.greet(url.host(), stream).map_err(failed)?;
-            Connection::insecure_open_stream(stream, url.options(), tuning)?
+            Connection::insecure_open_stream(Introduced::new(stream), url.options(), tuning)?
         }
         None => {
             let stream = mio::net::TcpStream::from_stream(stream).map_err(failed)?;
-            Connection::insecure_open_stream(stream, url.options(), tuning)?
+            Connection::insecure_open_stream(Introduced::new(stream), url.options(), tuning)?
         }
     };
     let channel = connection.open_channel(None)?;

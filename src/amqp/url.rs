@@ -55,7 +55,6 @@ impl AmqpUrl {
             .heartbeat(self.parameter("heartbeat").unwrap_or(HEARTBEAT_S))
             .channel_max(self.parameter("channel_max").unwrap_or(0))
             .connection_timeout(Some(self.connection_timeout()))
-            .information(Some(information()))
     }
 
     fn parameter<T: FromStr>(&self, name: &str) -> Option<T> {
@@ -74,13 +73,6 @@ impl AmqpUrl {
     pub fn list(list: &str) -> Result<Vec<Self>, String> {
         list.split(',').map(|entry| entry.trim().parse()).collect()
     }
-}
-
-/// What a connection says of itself, such as `pixel-http 0.1.0`: amiquip has no other property to give.
-fn information() -> String {
-    let program = std::env::current_exe().ok();
-    let program = program.as_ref().and_then(|path| path.file_stem()?.to_str()).unwrap_or("pixel");
-    format!("{program} {}", env!("CARGO_PKG_VERSION"))
 }
 
 impl FromStr for AmqpUrl {
@@ -146,8 +138,7 @@ mod tests {
             assert_eq!((url.host(), url.port()), (host, port), "{text}");
             let options = url.options().auth(Auth::default());
             let expected = ConnectionOptions::default().virtual_host(vhost).heartbeat(HEARTBEAT_S);
-            let expected = expected.connection_timeout(Some(url.connection_timeout()));
-            assert_eq!(options, expected.information(Some(information())), "{text}");
+            assert_eq!(options, expected.connection_timeout(Some(url.connection_timeout())), "{text}");
         }
     }
 
@@ -157,7 +148,7 @@ mod tests {
         assert_eq!(url.to_string(), "amqp://guest:***@127.0.0.1:5672/%2f");
         assert_eq!(format!("{url:?}"), url.to_string());
         let plain = Auth::Plain { username: "guest".into(), password: "sesame".into() };
-        let expected = ConnectionOptions::default().auth(plain).heartbeat(9).information(Some(information()));
+        let expected = ConnectionOptions::default().auth(plain).heartbeat(9);
         assert_eq!(url.options(), expected.connection_timeout(Some(Duration::from_secs(3))));
         for bad in ["amqp://u:sesame@h:99999", "sesame", "http://u:sesame@h", "amqp://u:sesame@h/a/b"] {
             let refused = AmqpUrl::list(bad).expect_err(bad);

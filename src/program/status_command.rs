@@ -125,6 +125,11 @@ fn as_text(status: &Value) -> String {
             ),
         );
     }
+    let stranded = number(&waiting["stranded_visits"]);
+    if stranded > 0.0 {
+        let slots = whole(number(&waiting["stranded_slots"]));
+        line("stranded", format!("{} visits, in slots that no process has: {slots}", whole(stranded)));
+    }
     let broker = &status["broker_state"];
     if broker.is_object() {
         let state = match (broker["is_connected"] == true, broker["is_blocked"] == true) {

@@ -16,7 +16,7 @@ mod spool_inbox;
 mod state;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -43,6 +43,9 @@ use crate::visit::lines::LineFormat;
 const DEAD_LOGGED_MAX: usize = 10;
 /// How long an idle recorder waits before it looks at the output file and at `stop`.
 const TICK: Duration = Duration::from_millis(250);
+/// How long it may be that a batch was asked for before it is asked for again: whoever is paused for longer than
+/// two heartbeats may have a successor.
+const ASKED_MAX: Duration = Duration::from_secs(1);
 
 /// Why recording ended before it was to stop.
 #[derive(Debug)]
@@ -138,10 +141,7 @@ impl Recorder<'_> {
             if let Some(oldest) = plan.times.iter().min() {
                 self.metrics.oldest_delivered.set(unix_seconds(*oldest));
             }
-            let written = self.persist(stop, |recorder| {
-                recorder.may_write(inbox)?;
-                recorder.write(&plan)
-            });
+            let written = self.persist(stop, |recorder| recorder.write(&plan, inbox));
             if !written? {
                 return Ok(());
             }
@@ -260,7 +260,9 @@ impl Recorder<'_> {
     /// The order of these steps is the promise: nothing is acknowledged that a power cut can take away, and
     /// nothing is appended before the ledger knows where that begins. A step that failed is gone on with by the next
     /// call.
-    fn write(&mut self, plan: &Plan<'_>) -> Result<(), StepError> {
+    fn write(&mut self, plan: &Plan<'_>, inbox: &mut dyn Inbox) -> Result<(), StepError> {
+        let asked = Instant::now();
+        self.may_write(inbox)?;
         self.visit_log.check()?;
         self.ledger.repair()?;
         let mut entry = plan.entry.clone();
@@ -268,6 +270,13 @@ impl Recorder<'_> {
             // From the first byte on nobody is let in before the ledger knows of it.
             self.ledger.reserve(plan.lines.bytes.len())?;
             self.begin()?;
+            // It may have waited for the file, or not have run at all.
+            if asked.elapsed() > ASKED_MAX
+                && let Err(error) = self.may_write(inbox)
+            {
+                self.visit_log.let_go();
+                return Err(error);
+            }
             let appended = self.visit_log.append(&plan.lines, &plan.as_claimed)?;
             Plan::place(&appended, self.ledger.written(), &mut entry);
         }

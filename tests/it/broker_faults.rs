@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use amiquip::{QueueDeclareOptions, QueueDeleteOptions};
+use amiquip::{ConsumerMessage, ConsumerOptions, QueueDeclareOptions, QueueDeleteOptions};
 use rustix::process::Signal;
 
 use crate::Outcome;
@@ -342,4 +342,81 @@ fn a_batch_that_is_held_for_longer_than_the_broker_waits_comes_again_and_is_writ
     http.stop()?;
     storage.stop()?;
     output.audit_finds_nothing().map(drop)
+}
+
+/// RabbitMQ 4 sets a message aside after 20 redeliveries where its queue says nothing else, and drops it where that has
+/// no dead letters.
+#[test]
+fn a_storage_that_is_killed_25_times_with_the_same_visits_in_hand_writes_them_in_the_end() -> Outcome {
+    let Some(disk) = SmallDisk::mount("16m")? else { return Ok(()) };
+    let broker = Broker::shared()?;
+    let services = Services::new(&broker.url(), "killed")?;
+    // A start that cannot write its ledger takes nothing, so that is elsewhere.
+    let state = tempfile::tempdir()?;
+    let launch =
+        services.storage.with("output", disk.path().join("visits.log")).with("state-dir", state.path());
+    let mut storage = launch.start()?;
+    broker.publish("killed", VISIT.as_bytes(), numbered(1, 1, 1))?;
+    launch.output().wait_for_lines(1)?;
+    disk.fill()?;
+    // More than the page of its last line has room for.
+    broker.publish("killed", [VISIT].repeat(100).join("\n").as_bytes(), numbered(1, 2, 100))?;
+    for _ in 0..25 {
+        storage.admin()?.wait_until_unready()?;
+        assert_eq!(broker.waiting("killed")?, 0, "they are in its hand");
+        storage.kill()?;
+        wait_until("the visits back", || broker.waiting("killed").is_ok_and(|waiting| waiting == 1))?;
+        storage.start_again()?;
+    }
+    disk.free()?;
+    launch.output().wait_for_lines(101)?;
+    storage.stop()?;
+    assert_eq!(broker.waiting("killed.dead")?, 0);
+    let (status, said, stderr) = launch.argument("audit").run()?;
+    assert_eq!(status, 0, "{said} {stderr}");
+    Ok(())
+}
+
+/// Past the queue's own limit, which is 1,000, a message is among the dead letters; it was to be lost nowhere.
+#[test]
+fn a_message_past_its_delivery_limit_is_a_dead_letter_that_replay_brings_back() -> Outcome {
+    let broker = Broker::shared()?;
+    let services = Services::new(&broker.url(), "limit")?;
+    services.storage.start()?.stop()?;
+    broker.publish("limit", VISIT.as_bytes(), numbered(1, 1, 1).with_delivery_mode(2))?;
+    let mut connection = broker.connect()?;
+    let channel = connection.open_channel(None)?;
+    let consumer = channel.basic_consume("limit", ConsumerOptions::default())?;
+    let mut deliveries = 0;
+    while let Ok(message) = consumer.receiver().recv_timeout(Duration::from_secs(3)) {
+        let ConsumerMessage::Delivery(delivery) = message else { break };
+        deliveries += 1;
+        delivery.reject(&channel, true)?;
+    }
+    assert_eq!(deliveries, 1001, "the first, and 1,000 again");
+    wait_until("a dead letter", || broker.waiting("limit.dead").is_ok_and(|letters| letters == 1))?;
+    std::mem::forget(consumer);
+    connection.close()?;
+    let mut storage = services.storage.start()?;
+    let (status, said, stderr) = services.storage.clone().argument("replay").run()?;
+    assert!(status == 0 && said.starts_with("1 dead letters published"), "{said} {stderr}");
+    services.output.wait_for_lines(1)?;
+    storage.stop()?;
+    services.output.audit_finds_nothing().map(drop)
+}
+
+#[test]
+fn a_disk_alarm_of_the_broker_holds_nothing_up_but_the_spool() -> Outcome {
+    let broker = Broker::start()?;
+    let mut system = Brokered::start(&broker.url(), "disk-alarm")?;
+    let load = system.load(6);
+    load.wait_for(200)?;
+    broker.nodes[0].control(&["set_disk_free_limit", "1000000GB"])?;
+    system.http.wait_for_log("takes no messages")?;
+    load.wait_for(300)?;
+    assert_eq!(system.http.admin()?.readiness()?.0, 200, "visits are taken");
+    broker.nodes[0].control(&["set_disk_free_limit", "1MB"])?;
+    system.wait_until_well()?;
+    load.wait_for(200)?;
+    system.stop_and_verify(load)
 }

@@ -53,6 +53,7 @@ mod front_door;
 mod heads;
 mod hostile;
 mod messages;
+mod migration;
 mod neighbours;
 mod observe;
 mod options;

@@ -154,10 +154,18 @@ fn what_is_published_is_what_messages_md_and_the_schema_say() -> Outcome {
         }
         visits += count;
     }
+    // It was amiquip's product and version, and no name.
     let connections = broker.nodes[0].control(&["list_connections", "client_properties"])?;
     let connections = String::from_utf8_lossy(&connections.stdout).into_owned();
-    let information = format!("pixel-http {}", env!("CARGO_PKG_VERSION"));
-    assert!(connections.contains(&information), "{connections}");
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    for (name, value) in [
+        ("connection_name", format!("pixel-http@{host}")),
+        ("product", "pixel-http".into()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+    ] {
+        let said = format!("{{\"{name}\",\"{value}\"}}");
+        assert!(connections.lines().any(|line| line.contains(&said)), "no {said} in {connections}");
+    }
     http.stop()
 }
 

@@ -123,7 +123,7 @@ fn a_collector_that_finds_its_slot_taken_over_gets_it_back() -> Outcome {
 }
 
 #[test]
-fn what_waits_in_slots_that_nobody_has_is_told_at_start_and_in_a_metric() -> Outcome {
+fn what_waits_in_slots_that_nobody_has_is_told_at_start_in_a_metric_and_by_status() -> Outcome {
     let launch = Embedded::launch()?.with("listen", "127.0.0.1:0").with("spool-slots", "2");
     // Nobody writes it: the output's folder is away.
     let lost = launch.clone().with("output", launch.folder().join("away/visits.log"));
@@ -135,6 +135,10 @@ fn what_waits_in_slots_that_nobody_has_is_told_at_start_and_in_a_metric() -> Out
     let admin = pixel.admin()?;
     admin.wait_for_metric(STRANDED_VISITS, |left| left >= promised.len() as f64)?;
     admin.wait_for_metric("pixel_spool_stranded_slots", |slots| slots == 1.0)?;
+    let status = Launch::new("pixel")?.argument("status").with("admin-listen", admin.address.to_string());
+    let (code, said, log) = status.run()?;
+    let told = format!("{} visits, in slots that no process has: 1", admin.metric(STRANDED_VISITS)?);
+    assert!(code == 0 && said.contains(&told), "no {told}: {code} {said} {log}");
     pixel.stop()
 }
 

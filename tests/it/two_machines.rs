@@ -141,6 +141,30 @@ fn a_storage_that_was_paused_does_not_write_the_batch_it_holds_once_another_has_
     other.stop()
 }
 
+/// It had asked already, waited for the output's lock when it was paused, and wrote the batch as soon as it had that.
+#[test]
+fn a_storage_that_was_paused_while_it_waited_for_its_output_asks_again_before_it_writes() -> Outcome {
+    let machines = Machines::start()?;
+    let (first, second) = (machines.storage(1)?, machines.storage(2)?);
+    let mut one = first.start()?;
+    machines.publish(1, 1)?;
+    first.output().wait_for_lines(1)?;
+    let reader = first.output().hold_writer_up()?;
+    machines.publish(2, 3)?;
+    wait_until("the batch in its hand", || machines.broker.waiting(QUEUE).is_ok_and(|waiting| waiting == 0))?;
+    // For five seconds it says nothing of the lock; asking takes a moment.
+    std::thread::sleep(Duration::from_millis(1500));
+    one.pause()?;
+    assert!(!one.log().contains("keeps it locked"), "{}", one.log());
+    drop(reader);
+    let mut other = second.clone().with("takeover", "1").start()?;
+    second.output().wait_for_lines(3)?;
+    one.signal(rustix::process::Signal::CONT)?;
+    assert_eq!(one.wait()?, 1, "{}", one.log());
+    assert_eq!((sequences(&first.output()), sequences(&second.output())), (vec![1], vec![2, 3, 4]));
+    other.stop()
+}
+
 /// What was written before a takeover and could not be acknowledged is in both: that is told apart from a loss, and
 /// merged.
 #[test]

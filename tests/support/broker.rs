@@ -44,6 +44,8 @@ pub struct Node {
     epmd_port: u16,
     // Lines of its rabbitmq.conf.
     settings: &'static str,
+    // Plugins that it starts with, as Erlang has a list of them.
+    plugins: &'static str,
     // The address that it listens at, and what starts a program there.
     address: String,
     on: Vec<String>,
@@ -58,20 +60,32 @@ impl Broker {
 
     /// Starts one node with these lines in its rabbitmq.conf.
     pub fn with(settings: &'static str) -> Outcome<Broker> {
-        Self::of(1, settings, None)
+        Self::of(1, settings, "", None)
+    }
+
+    /// Starts one node with the management plugin and shovels; the port is the plugin's.
+    pub fn managed() -> Outcome<(Broker, u16)> {
+        let port = free_port();
+        let settings = format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n");
+        Ok((Self::of(1, settings.leak(), "rabbitmq_management, rabbitmq_shovel", None)?, port))
     }
 
     /// Starts `size` nodes and joins them.
     pub fn cluster(size: usize) -> Outcome<Broker> {
-        Self::of(size, "", None)
+        Self::of(size, "", "", None)
     }
 
     /// Starts one node on a host of its own.
     pub fn on(host: &Host) -> Outcome<Broker> {
-        Self::of(1, "", Some(host))
+        Self::of(1, "", "", Some(host))
     }
 
-    fn of(size: usize, settings: &'static str, host: Option<&Host>) -> Outcome<Broker> {
+    fn of(
+        size: usize,
+        settings: &'static str,
+        plugins: &'static str,
+        host: Option<&Host>,
+    ) -> Outcome<Broker> {
         let folder = tempfile::tempdir()?;
         let epmd_port = free_port();
         fs::write(folder.path().join(".erlang.cookie"), format!("PIXEL{epmd_port}"))?;
@@ -88,6 +102,7 @@ impl Broker {
                 dist_port: free_port(),
                 epmd_port,
                 settings,
+                plugins,
                 address: host.map_or_else(|| "127.0.0.1".into(), |host| host.address.clone()),
                 on: host.map(Host::command).unwrap_or_default(),
                 process: None,
@@ -216,7 +231,7 @@ impl Node {
             .env("RABBITMQ_CONFIG_FILE", &config)
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", &none)
             .env("RABBITMQ_GENERATED_CONFIG_DIR", self.folder.join("generated"));
-        fs::write(&none, "[].\n")?;
+        fs::write(&none, format!("[{}].\n", self.plugins))?;
         let process = command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.process = Some(process);
         let address = SocketAddr::new(self.address.parse()?, self.port);
@@ -249,16 +264,21 @@ impl Node {
 
     /// Runs a command of rabbitmqctl.
     pub fn control(&self, arguments: &[&str]) -> Outcome<Output> {
-        let mut command = self.command(&program("rabbitmqctl")?);
-        command.args(["--node", &self.name]).args(arguments).stdin(Stdio::null());
-        self.environment(&mut command);
-        let output = command.output()?;
+        let output = self.rabbitmqctl()?.args(arguments).stdin(Stdio::null()).output()?;
         if output.status.success() {
             return Ok(output);
         }
         let said =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         Err(format!("rabbitmqctl {arguments:?}: {said}").into())
+    }
+
+    /// Its rabbitmqctl, to be given a command.
+    pub fn rabbitmqctl(&self) -> Outcome<Command> {
+        let mut command = self.command(&program("rabbitmqctl")?);
+        command.args(["--node", &self.name]);
+        self.environment(&mut command);
+        Ok(command)
     }
 
     /// The node's name.
