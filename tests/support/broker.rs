@@ -292,6 +292,7 @@ impl Node {
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODENAME", &self.name)
+            .env("ERL_CRASH_DUMP", self.folder.join("erl_crash.dump"))
             .env("RABBITMQ_CONF_ENV_FILE", self.folder.join("none.env"));
     }
 }
