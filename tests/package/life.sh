@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What happens in the machine of run.sh: every line of it must succeed.
-set -eux
+set -euxo pipefail
 
 visit() {
 	curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}\n' http://127.0.0.1:8080/track || true
@@ -68,7 +68,7 @@ systemctl stop pixel-http pixel-storage
 systemd-analyze verify --man=no /lib/systemd/system/pixel*.service 2>&1 | tee /life/verify
 [ ! -s /life/verify ]
 for service in pixel pixel-http pixel-storage; do
-	systemd-analyze security --threshold=15 "$service" | tail -n 1
+	systemd-analyze security --threshold=15 "$service" | tail -n 1 | tee --append /life/scores
 done
 
 dpkg --purge pixel
@@ -76,4 +76,15 @@ dpkg --purge pixel
 [ ! -e /etc/pixel ] && [ ! -e /lib/systemd/system/pixel.service ]
 # Nobody's visits go with the package.
 [ -e /var/log/pixel/visits.log.1 ]
+
+# What `make install` makes runs beside what the package has left, and its visits go on.
+cp --recursive --preserve=mode --no-target-directory /life/installed /
+systemd-sysusers
+systemctl daemon-reload
+systemctl enable --now pixel
+until_active pixel
+[ "$(visit)" = 200 ]
+systemctl stop pixel
+pixel audit --config /etc/pixel/pixel.toml
+
 echo "installed, killed, upgraded under $answered answered visits, rotated, purged: every visit is written" >/life/passed

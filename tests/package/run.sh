@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The life of the Debian package in a machine of its own with systemd as PID 1: installed, started, upgraded under
-# visits, purged. As root on Debian; the machine is a systemd-nspawn of debootstrap's.
+# visits, purged; then of what `make install` makes. As root on Debian; the machine is a systemd-nspawn of debootstrap's.
 #
 #   tests/package/run.sh [DEB]     without one, of `make deb`
 set -eu
@@ -25,6 +25,7 @@ dpkg-deb --raw-extract "$deb" "$folder/newer"
 sed -i 's/^Version: .*/&+newer/' "$folder/newer/DEBIAN/control"
 dpkg-deb --root-owner-group -Zgzip -z1 --build "$folder/newer" "$machine/life/new.deb" >/dev/null
 
+tests/package/install.sh "$machine/life/installed"
 cp tests/package/life.sh "$machine/life/"
 cat >"$machine/etc/systemd/system/life.service" <<'UNIT'
 [Unit]
@@ -48,4 +49,4 @@ if [ ! -e "$machine/life/passed" ]; then
 	echo "the package's life failed: see the last line above" >&2
 	exit 1
 fi
-cat "$machine/life/passed"
+cat "$machine/life/scores" "$machine/life/passed"
