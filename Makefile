@@ -18,7 +18,7 @@ help: ## Show this list
 	    if (target[i]) printf "make %-" width "s  %s\n", target[i], text[i]; else print "" }' \
 	  $(MAKEFILE_LIST)
 
-# Without Parquet, which costs a fifth of a first build's time, and which nobody wants in the first minutes.
+# Without Parquet, which nobody wants in the first minutes, and which some twenty crates are compiled for.
 QUICK_BUILD := cargo build --release --locked --no-default-features --bin pixel
 
 run: ## Build Pixel and start it on this machine

@@ -8,7 +8,6 @@ INSTALL := $(DESTDIR)$(PREFIX)
 INSTALL_ETC := $(DESTDIR)/etc
 
 build: ## Build the three programs, with man pages and completions in target/pages
-	@tests/require-packages build
 	cargo build --release --locked --bins --features pages
 	rm -rf target/pages
 	target/release/pages target/pages
@@ -21,7 +20,7 @@ install: $(if $(shell command -v cargo),build) ## Install programs, units, man p
 	install -d "$(INSTALL_ETC)/pixel" "$(INSTALL_ETC)/default" "$(INSTALL_ETC)/logrotate.d"
 	install $(addprefix target/release/,$(PROGRAMS)) "$(INSTALL)/bin/"
 	install -m 0644 target/pages/man/*.1 "$(INSTALL)/share/man/man1/"
-	install -m 0644 deploy/systemd/pixel.sysusers "$(INSTALL)/lib/sysusers.d/pixel.conf"
+	install -m 0644 deploy/systemd/sysusers.conf "$(INSTALL)/lib/sysusers.d/pixel.conf"
 	for program in $(PROGRAMS); do \
 	  install -m 0644 "target/pages/completions/$$program.bash" "$(INSTALL)/share/bash-completion/completions/$$program" \
 	    && install -m 0644 "target/pages/completions/_$$program" "$(INSTALL)/share/zsh/site-functions/" \
