@@ -103,7 +103,7 @@ until_active pixel
 [ "$(visit)" = 200 ]
 
 dpkg --purge pixel
-[ -z "$(pgrep -u pixel)" ]
+[ -z "$(find /proc -mindepth 1 -maxdepth 1 -user pixel)" ]
 [ ! -e /etc/pixel ] && [ ! -e /lib/systemd/system/pixel.service ]
 # Nobody's visits go with the package.
 [ -e /var/log/pixel/visits.log.1 ]
@@ -123,6 +123,7 @@ dpkg --purge pixel
 cp --recursive --preserve=mode --no-target-directory /life/installed /
 systemd-sysusers
 systemctl daemon-reload
+hash -r
 systemctl enable --now pixel
 until_active pixel
 [ "$(visit)" = 200 ]
