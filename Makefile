@@ -18,8 +18,11 @@ help: ## Show this list
 	    if (target[i]) printf "make %-" width "s  %s\n", target[i], text[i]; else print "" }' \
 	  $(MAKEFILE_LIST)
 
+# Without Parquet, which nobody wants in the first minutes, and which some twenty crates are compiled for.
+QUICK_BUILD := cargo build --release --locked --no-default-features --bin pixel
+
 run: ## Build Pixel and start it on this machine
-	@cargo build --release --locked --bin pixel
+	@$(QUICK_BUILD)
 	@echo
 	@echo '  try    curl -sS -o /dev/null -D - http://127.0.0.1:8080/track'
 	@echo '  watch  tail -F pixel-data/visits.log'
@@ -29,7 +32,7 @@ run: ## Build Pixel and start it on this machine
 	@exec target/release/pixel
 
 report: ## Make report.html of pixel-data/visits.log, and what of it was rotated, with GoAccess; FILES='…' of others
-	@cargo build --release --locked --bin pixel
+	@$(QUICK_BUILD)
 	@target/release/pixel report $(FILES)
 
 check: static test test-compose ## Run the whole gate: static, test and test-compose, about 25 minutes

@@ -20,12 +20,14 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, String> {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         format!("line {line}: {}", error.message())
     })?;
-    table
-        .into_iter()
-        .map(|(key, value)| {
-            Ok((format!("PIXEL_{}", key.to_uppercase().replace('-', "_")), plain(&key, value)?))
-        })
-        .collect()
+    let mut texts = BTreeMap::new();
+    for (key, value) in table {
+        let text = plain(&key, value)?;
+        if texts.insert(format!("PIXEL_{}", key.to_uppercase().replace('-', "_")), text).is_some() {
+            return Err(format!("`{key}` is there twice, with - and with _"));
+        }
+    }
+    Ok(texts)
 }
 
 fn plain(key: &str, value: Value) -> Result<String, String> {
@@ -54,9 +56,12 @@ mod tests {
             [("LISTEN", "[::]:8080"), ("SPOOL_MAX_BYTES", "5"), ("TRUSTED_PROXIES", "10.0.0.0/8,::1")];
         let expected = expected.map(|(name, text)| (format!("PIXEL_{name}"), text.to_string()));
         assert_eq!(parse(text), Ok(BTreeMap::from(expected)));
-        for (bad, said) in
-            [("listen", "1"), ("listen = true", "`listen` is a boolean"), ("[http]\na = 1", "table")]
-        {
+        for (bad, said) in [
+            ("listen", "1"),
+            ("listen = true", "`listen` is a boolean"),
+            ("[http]\na = 1", "table"),
+            ("spool-dir = 'a'\nspool_dir = 'b'", "twice"),
+        ] {
             assert!(parse(bad).is_err_and(|problem| problem.contains(said)), "{bad}: {:?}", parse(bad));
         }
     }

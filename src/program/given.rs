@@ -12,7 +12,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use super::config_file;
 use super::process::Failure;
-use super::settings::{CONFIG, Setting, unknown};
+use super::settings::{CONFIG, Setting, unknown, unknown_in_file};
 
 /// Adds groups of options to a command.
 pub fn with_settings(command: Command, groups: &[&[&'static Setting]]) -> Command {
@@ -22,6 +22,7 @@ pub fn with_settings(command: Command, groups: &[&[&'static Setting]]) -> Comman
             .env(setting.variable)
             .hide_env_values(true)
             .default_value(setting.default)
+            .hide_default_value(setting.default.is_empty())
             .value_name(setting.value)
             .help(setting.help);
         match setting.default {
@@ -84,8 +85,8 @@ impl<'a> Given<'a> {
             Ok(file) => given.file = file,
             Err(problem) => given.note(&CONFIG, &problem),
         }
-        let unknown = given.file.keys().filter_map(|name| unknown(name));
-        given.problems.extend(unknown.collect::<Vec<_>>());
+        let unknown: Vec<_> = given.file.keys().filter_map(|name| unknown_in_file(name)).collect();
+        unknown.iter().for_each(|problem| given.note(&CONFIG, problem));
         given
     }
 
@@ -99,30 +100,33 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// The text that counts for a setting, and where it is from: the command line, the environment (of a secret, maybe
-    /// the file that `<variable>_FILE` names), the file of settings. None where its default counts.
+    /// The text that counts for a setting, and where it is from: the command line, the environment, the file of
+    /// settings. Of a secret, each of the latter may name a file that has it. None where its default counts.
     fn text(&mut self, setting: &Setting) -> Option<(String, Source)> {
-        let given = self.given(setting);
         let variable = format!("{}_FILE", setting.variable);
-        let path = std::env::var_os(&variable).filter(|path| setting.is_secret && !path.is_empty());
-        match (given, path) {
+        let is_given = |text: &String| !text.is_empty();
+        let mut given = self.given(setting);
+        let path = std::env::var(&variable).ok().filter(is_given);
+        let mut path = path.map(|path| (path, Source::Variable(variable.clone())));
+        if given.is_none() && path.is_none() {
+            let in_file =
+                |name: &str| Some((self.file.get(name).filter(|text| is_given(text))?.clone(), Source::File));
+            (given, path) = (in_file(setting.variable), in_file(&variable));
+        }
+        match (given, path.filter(|_| setting.is_secret)) {
             (Some(_), Some(_)) => {
                 let problem = format!("{} and {variable} are given: one of them is enough", setting.variable);
                 self.problems.push(problem);
                 None
             }
-            (Some(given), None) => Some(given),
-            (None, Some(path)) => match fs::read_to_string(&path) {
-                Ok(text) => Some((text.trim_end_matches(['\r', '\n']).into(), Source::Variable(variable))),
+            (given, None) => given,
+            (None, Some((path, source))) => match fs::read_to_string(&path) {
+                Ok(text) => Some((text.trim_end_matches(['\r', '\n']).into(), source)),
                 Err(error) => {
-                    self.problems.push(format!("{variable} is `{}`: {error}", path.display()));
+                    self.problems.push(format!("{variable} is `{path}`: {error}"));
                     None
                 }
             },
-            (None, None) => {
-                let text = self.file.get(setting.variable).filter(|text| !text.is_empty())?;
-                Some((text.clone(), Source::File))
-            }
         }
     }
 

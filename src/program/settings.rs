@@ -55,7 +55,8 @@ settings! {
     SPOOL_SLOTS: "spool-slots" "PIXEL_SPOOL_SLOTS" "1" public "NUMBER"
         "How many processes may share the folder; each takes a free subfolder 0, 1, …";
     AMQP_URL: "amqp-url" "PIXEL_AMQP_URL" "amqp://guest:guest@127.0.0.1:5672/%2f" secret "URLS"
-        "The broker; a comma-separated list is a cluster, tried in turn. amqps:// is TLS";
+        "The broker; a comma-separated list is a cluster, tried in turn. amqps:// is TLS. PIXEL_AMQP_URL_FILE names a \
+         file that has it";
     AMQP_CA_FILE: "amqp-ca-file" "PIXEL_AMQP_CA_FILE" "" public "FILE"
         "Authorities that amqps:// brokers are believed by (PEM); the system's unless set";
     AMQP_CERT_FILE: "amqp-cert-file" "PIXEL_AMQP_CERT_FILE" "" public "FILE"
@@ -152,18 +153,34 @@ const ALIKE_MIN: f64 = 0.8;
 
 /// What is wrong with a variable's name: that it begins like ours, and is none.
 pub(super) fn unknown(name: &str) -> Option<String> {
-    let is_file =
-        |setting: &&&Setting| setting.is_secret && name.strip_suffix("_FILE") == Some(setting.variable);
-    let is_known = ALL.iter().any(|setting| setting.variable == name)
-        || ALL.iter().any(|setting| is_file(&setting))
-        || OTHERS.contains(&name);
-    let given = name.strip_prefix("PIXEL_").filter(|_| !is_known)?;
+    let given = name.strip_prefix("PIXEL_").filter(|_| !is_setting(name) && !OTHERS.contains(&name))?;
+    let meant = nearest(given).map(|meant| format!("; was {meant} meant?")).unwrap_or_default();
+    Some(format!("{name}: there is no such variable{meant}"))
+}
+
+/// What is wrong with a name in the file of settings, which is given as its variable.
+pub(super) fn unknown_in_file(name: &str) -> Option<String> {
+    let key = |variable: &str| variable.trim_start_matches("PIXEL_").to_lowercase().replace('_', "-");
+    if is_setting(name) && name != CONFIG.variable {
+        return None;
+    }
+    let meant = nearest(name.trim_start_matches("PIXEL_")).filter(|meant| *meant != name);
+    let meant = meant.map(|meant| format!("; was `{}` meant?", key(meant))).unwrap_or_default();
+    Some(format!("there is no `{}` to be set in a file{meant}", key(name)))
+}
+
+fn is_setting(name: &str) -> bool {
+    ALL.iter().any(|setting| {
+        setting.variable == name || setting.is_secret && name.strip_suffix("_FILE") == Some(setting.variable)
+    })
+}
+
+/// The variable that is most like `given`, a name without `PIXEL_`.
+fn nearest(given: &str) -> Option<&'static str> {
     let own = ALL.iter().map(|setting| setting.variable);
     let alike = own.map(|own| (strsim::jaro_winkler(given, own.trim_start_matches("PIXEL_")), own));
     let nearest = alike.max_by(|one, other| one.0.total_cmp(&other.0));
-    let meant = nearest.filter(|(alike, _)| *alike >= ALIKE_MIN);
-    let meant = meant.map(|(_, meant)| format!("; was {meant} meant?")).unwrap_or_default();
-    Some(format!("{name}: there is no such variable{meant}"))
+    nearest.filter(|(alike, _)| *alike >= ALIKE_MIN).map(|(_, meant)| meant)
 }
 
 #[cfg(test)]
@@ -193,6 +210,21 @@ mod tests {
             assert!(unknown(name).is_some_and(|problem| problem.contains(said)), "{:?}", unknown(name));
         }
         assert_eq!(unknown("PIXEL_XYZ"), Some("PIXEL_XYZ: there is no such variable".into()));
+    }
+
+    #[test]
+    fn what_a_file_cannot_set_is_named_as_it_is_written_there() {
+        for known in ["PIXEL_OUTPUT", "PIXEL_AMQP_URL_FILE"] {
+            assert_eq!(unknown_in_file(known), None);
+        }
+        for (name, said) in [
+            ("PIXEL_SPOOL_DIRR", "there is no `spool-dirr` to be set in a file; was `spool-dir` meant?"),
+            ("PIXEL_SITE", "there is no `site` to be set in a file"),
+            ("PIXEL_CONFIG", "there is no `config` to be set in a file"),
+        ] {
+            let problem = unknown_in_file(name);
+            assert!(problem.as_ref().is_some_and(|problem| problem.contains(said)), "{problem:?}");
+        }
     }
 
     #[test]

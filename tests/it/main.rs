@@ -31,6 +31,7 @@
 //! - `shards`: several queues with an output each.
 //! - `stranded`: slots whose collector is gone.
 //! - `two_machines`: storages without a common file system, and the network between them and the broker.
+//! - `documents`: what the documents tell people to do, done.
 //! - `rules`: what the project keeps to, read off its files.
 //!
 //! What fails is listed in docs/FAILURES.md, and `rules` checks that the tests it names are here. What they
@@ -46,6 +47,7 @@ mod cluster;
 mod configuration;
 mod convert;
 mod disks;
+mod documents;
 mod edge;
 mod endpoints;
 mod first_run;

@@ -120,8 +120,20 @@ fn settings_may_be_in_a_file_and_check_says_what_counts() -> Outcome {
     program.wait_for_log("queue of.the.file")?;
     program.stop()?;
 
+    let url = launch.folder().join("url");
+    std::fs::write(&url, "amqp://u:sesame@of.a.file\n")?;
+    std::fs::write(&path, format!("amqp-url-file = \"{}\"\n", url.display()))?;
+    let (status, stdout, stderr) = launch.clone().argument("check").run()?;
+    assert!(
+        status == 0 && stdout.contains(&format!("PIXEL_AMQP_URL = ***  # {}", path.display())),
+        "{stdout}{stderr}"
+    );
+
     for (text, said) in [
-        ("quue = \"x\"", "PIXEL_QUUE: there is no such variable; was PIXEL_QUEUE meant?"),
+        ("quue = \"x\"", "pixel.toml`: there is no `quue` to be set in a file; was `queue` meant?"),
+        // What the environment may have besides, and a file cannot set: it was passed over.
+        ("site = \"x\"", "pixel.toml`: there is no `site` to be set in a file"),
+        ("amqp-url-file = \"/nowhere/url\"", "PIXEL_AMQP_URL_FILE is `/nowhere/url`: No such file"),
         ("queue = true", "`queue` is a boolean"),
         ("queue", "--config (PIXEL_CONFIG) is `"),
         // A parser may quote the line that it does not understand.

@@ -35,6 +35,23 @@ fn nothing_in_the_lock_files_links_openssl() -> Outcome {
     Ok(())
 }
 
+/// Newer ones of pest and idna_adapter brought thirty crates with them, among them a reader of object files, for what
+/// amiquip and url need of them: templates at build time, and names of hosts that are ASCII.
+#[test]
+fn a_first_build_is_kept_short_of_what_only_newer_versions_want() -> Outcome {
+    for file in ["Cargo.lock", "fuzz/Cargo.lock"] {
+        let lock = fs::read_to_string(root().join(file))?;
+        for banned in ["object", "psm", "icu_normalizer", "clap_derive"] {
+            assert!(
+                !lock.contains(&format!("name = \"{banned}\"\n")),
+                "{banned} is in {file}: cargo update --precise has pest_derive, pest_generator, pest_meta and pest at 2.8.6, \
+                 and idna_adapter at 1.1.0"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The folders and files of `src/`, from the floor up. Each may use those of the levels below its own, none beside
 /// it: docs/ARCHITECTURE.md says what each is for.
 const LEVELS: &[&[&str]] = &[

@@ -16,8 +16,8 @@ mod without {
     use crate::program::visit_file::FileProblem;
     use crate::visit::lines::ReadBack;
 
-    const ABSENT: &str = "this Pixel was built without Parquet: build it with `cargo build --release --features parquet`, \
-        which is what `cargo build` does unless it is told --no-default-features, or convert to csv";
+    const ABSENT: &str = "this Pixel was built without Parquet, as `make run` builds it: `cargo build --release` has it, \
+        and so have the package and the images; or convert to csv";
 
     pub(crate) fn sink(_: Target) -> io::Result<Box<dyn Sink>> {
         Err(io::Error::new(io::ErrorKind::Unsupported, ABSENT))

@@ -1,4 +1,4 @@
-//! Writes man pages and completions of the three programs: `cargo run --example pages -- FOLDER`.
+//! Writes man pages and completions of the three programs: `cargo run --features pages --bin pages -- FOLDER`.
 
 use std::fs;
 use std::path::PathBuf;
