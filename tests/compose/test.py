@@ -598,6 +598,26 @@ def the_audit_finds_no_gap(stack):
     print("\n".join("    " + line for line in said.splitlines()))
 
 
+def another_folder_of_visits_gets_the_queue_when_it_is_told_so(stack):
+    """Containers are machines to each other: without its ledger, an output is not known to be the queue's."""
+    stack.visits = stack.folder / "moved"
+    stack.env["PIXEL_VISITS"] = str(stack.visits)
+    stack.compose("up", "-d")
+    stack.visit("https://moved.example/")
+    refused = lambda: "PIXEL_TAKEOVER=1" in stack.compose("logs", "--no-color", "pixel-storage")
+    wait_until(refused, HEALTHY_S, "the queue refused to another folder")
+    assert not stack.lines()
+    stack.env["PIXEL_TAKEOVER"] = "true"
+    stack.compose("up", "-d")
+    stack.line_of("https://moved.example/")
+    # Only that start needs it.
+    del stack.env["PIXEL_TAKEOVER"]
+    stack.compose("up", "-d")
+    stack.visit("https://again.moved.example/")
+    stack.line_of("https://again.moved.example/")
+    stack.compose("stop")
+
+
 def the_embedded_image_runs_alone(stack):
     port = free_port()
     container = run(
@@ -719,6 +739,7 @@ TESTS = [
     caddy_is_an_edge_as_well,
     a_site_name_turns_on_https_and_http_2,
     the_audit_finds_no_gap,
+    another_folder_of_visits_gets_the_queue_when_it_is_told_so,
     the_embedded_image_runs_alone,
     amqps_works_in_the_image,
     a_cluster_outlives_the_broker_that_leads_its_queue,
