@@ -35,7 +35,7 @@ report: ## Make report.html of pixel-data/visits.log, and what of it was rotated
 	@$(QUICK_BUILD)
 	@target/release/pixel report $(FILES)
 
-check: static test test-compose ## Run the whole gate: static, test and test-compose, about 25 minutes
+check: static test test-compose ## Run the whole gate: static, test and test-compose, about half an hour
 	@echo 'make check: everything passed'
 
 static: format-check scripts lint-deploy lint docs fuzz-build ## Run every check that starts nothing

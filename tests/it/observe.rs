@@ -117,6 +117,7 @@ fn the_counters_stay_exact_when_the_storage_is_killed_again_and_again() -> Outco
     let mut before = 0.0;
     for _ in 0..4 {
         load.wait_for(300)?;
+        system.storage.admin()?.wait_for_metric("pixel_visits_written_total", |written| written > 0.0)?;
         system.storage.kill()?;
         before = written_by_ledger(&system.output)?;
         load.wait_for(100)?;

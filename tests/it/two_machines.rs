@@ -73,6 +73,7 @@ fn a_second_storage_with_a_file_of_its_own_is_refused_and_told_who_has_the_queue
     one.kill()?;
     machines.broker.wait_until_durable(QUEUE)?;
     machines.broker.wait_until_durable("pixel.visits.dead")?;
+    machines.broker.wait_until_noted("pixel.visits.held")?;
     machines.broker.nodes[0].kill()?;
     machines.broker.nodes[0].start()?;
     starts_and_is_refused(&second)?;

@@ -149,6 +149,19 @@ impl Broker {
         })
     }
 
+    /// Waits until every node would know the durable exchange `name` again after `kill -9`: Mnesia tells who asks that it
+    /// is there before it has handed it to the system.
+    pub fn wait_until_noted(&self, name: &str) -> Outcome {
+        wait_until(&format!("the exchange {name} on the disks of the broker"), || {
+            self.nodes.iter().all(|node| {
+                let data = node.folder.join("data").join(&node.name);
+                let mut files = fs::read_dir(data).into_iter().flatten().flatten();
+                // A folder cannot be read.
+                files.any(|file| fs::read(file.path()).is_ok_and(|bytes| has(&bytes, name.as_bytes())))
+            })
+        })
+    }
+
     /// A connection of another client.
     pub fn connect(&self) -> Outcome<Connection> {
         let url = format!("{}?connection_timeout=10000", self.nodes[0].url());
@@ -334,4 +347,8 @@ fn root_of_4() -> Outcome<String> {
         }
     });
     made.clone().map_err(Into::into)
+}
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
