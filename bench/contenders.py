@@ -123,7 +123,8 @@ class AxumLapin(Contender):
         self.output = self.folder / "visits.log"
         storage = self.run("axum-lapin-storage", [
             programs / "axum-lapin-storage",
-            "--amqp-url", self.broker.url, "--output", self.output])
+            # The output of the round before had the queue.
+            "--amqp-url", self.broker.url, "--output", self.output, "--takeover", "true"])
         wait_until("consumer", lambda: storage.check() and "writing" in storage.log.read_text(),
                    READY_SECONDS)
         self.run("axum-lapin-http", [
