@@ -123,8 +123,7 @@ class AxumLapin(Contender):
         self.output = self.folder / "visits.log"
         storage = self.run("axum-lapin-storage", [
             programs / "axum-lapin-storage",
-            # The output of the round before had the queue.
-            "--amqp-url", self.broker.url, "--output", self.output, "--takeover", "true"])
+            "--amqp-url", self.broker.url, "--output", self.output])
         wait_until("consumer", lambda: storage.check() and "writing" in storage.log.read_text(),
                    READY_SECONDS)
         self.run("axum-lapin-http", [
@@ -180,7 +179,8 @@ class PixelBrokered(Pixel):
         self.output = self.folder / "visits.log"
         storage = self.run("pixel-storage", [
             PIXEL_BUILD / "pixel-storage", "--admin-listen", f"127.0.0.1:{self.storage_port}",
-            "--amqp-url", self.broker.url, "--output", self.output])
+            # The output of the round before had the queue.
+            "--amqp-url", self.broker.url, "--output", self.output, "--takeover", "true"])
         wait_until("ready pixel-storage", lambda: storage.check() and self.storage_ready(),
                    READY_SECONDS)
 
