@@ -180,7 +180,7 @@ class PixelBrokered(Pixel):
         storage = self.run("pixel-storage", [
             PIXEL_BUILD / "pixel-storage", "--admin-listen", f"127.0.0.1:{self.storage_port}",
             # The output of the round before had the queue.
-            "--amqp-url", self.broker.url, "--output", self.output, "--takeover", "true"])
+            "--amqp-url", self.broker.url, "--output", self.output, "--takeover"])
         wait_until("ready pixel-storage", lambda: storage.check() and self.storage_ready(),
                    READY_SECONDS)
 
