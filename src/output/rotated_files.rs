@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -236,10 +237,15 @@ impl RotatedFiles {
             (Some(how), []) => self.write_compressed(&plain, &path, how)?,
             (_, [there, ..]) => {
                 let content = self.content(&mut &plain)?;
-                if self.content_of(there).ok() != Some(content) {
-                    let problem = format!("`{}` is there and holds something else", there.display());
-                    return Err(io::Error::new(ErrorKind::AlreadyExists, problem));
+                let said = |problem: &dyn Display| format!("`{}` is there and {problem}", there.display());
+                let held = self.content_of(there).map_err(|error| {
+                    io::Error::new(error.kind(), said(&format_args!("holds something else: {error}")))
+                })?;
+                if held != content {
+                    return Err(io::Error::new(ErrorKind::AlreadyExists, said(&"holds something else")));
                 }
+                // Others may have made it, and not synced it.
+                File::open(there)?.sync_all()?;
                 content
             }
         };
