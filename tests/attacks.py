@@ -13,15 +13,12 @@ find a request where its framing is clear to it. What is only slow is tests/slow
 import argparse
 import json
 import pathlib
-import resource
 import socket
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 
-from slow_clients import NEWER_CADDY, Visits, Ways, wait_until
+from slow_clients import Visits, print_rows, wait_until
 
 # No proxy that is trusted, as the edges are, and not who visits.
 ATTACKER = "127.0.0.3"
@@ -269,29 +266,9 @@ def main():
     parser.add_argument("--ways", default="direct,haproxy,caddy,newer-caddy")
     parser.add_argument("--attacks", default="", help="only those whose name has this in it")
     arguments = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    broken = []
-    print("| attack | way | its clients saw | recorded of it | visits beside it | peak of pixel | restarts |")
+    print("| way | attack | its clients saw | recorded of it | visits beside it | peak of pixel | restarts |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    with tempfile.TemporaryDirectory(prefix="pixel-attacks-") as folder:
-        ways = Ways(pathlib.Path(folder))
-        try:
-            for name in arguments.ways.split(","):
-                if name == "newer-caddy" and not (NEWER_CADDY / "caddy").exists():
-                    print("newer-caddy: `tests/require-tools caddy` brings it", file=sys.stderr)
-                    continue
-                if name != "direct":
-                    ways.start_edge(name)
-                for title, attack in ATTACKS.items():
-                    if arguments.attacks in title:
-                        cells, is_broken = row(ways, name, attack)
-                        print(f"| {title} | {name} | {' | '.join(cells)} |", flush=True)
-                        broken += [f"{name}, {title}"] * is_broken
-        finally:
-            ways.stop()
-    if broken:
-        sys.exit("not kept: " + "; ".join(broken))
+    print_rows(arguments, ATTACKS, row)
 
 
 if __name__ == "__main__":

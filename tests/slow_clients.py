@@ -197,21 +197,13 @@ def row(ways, name, options, arguments):
     return cells, bool(bad) or once != len(good) or at(0.99) > SLOWEST_MS or not good
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--connections", type=int, default=1000)
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--ways", default="direct,haproxy,caddy,newer-caddy")
-    parser.add_argument("--attacks", default="", help="only those whose name has this in it")
-    arguments = parser.parse_args()
+def print_rows(arguments, attacks, row):
+    """Prints what `row` says of each attack by each way, and ends the program where one breaks the promise."""
     # A connection through the edge is one descriptor here and four there; the programs take over the limit.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     broken = []
-    print(f"{arguments.connections} connections, {arguments.seconds} s each, a visit every {VISIT_PAUSE_S} s\n")
-    print("| way | attack | answered | median | p99 | slowest | refused or timed out | in the file once | restarts |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    with tempfile.TemporaryDirectory(prefix="pixel-slow-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pixel-attacked-") as folder:
         ways = Ways(pathlib.Path(folder))
         try:
             for name in arguments.ways.split(","):
@@ -220,15 +212,28 @@ def main():
                     continue
                 if name != "direct":
                     ways.start_edge(name)
-                for title, options in ATTACKS.items():
+                for title, attack in attacks.items():
                     if arguments.attacks in title:
-                        cells, is_broken = row(ways, name, options, arguments)
+                        cells, is_broken = row(ways, name, attack)
                         print(f"| {name} | {title} | {' | '.join(cells)} |", flush=True)
                         broken += [f"{name}, {title}"] * is_broken
         finally:
             ways.stop()
     if broken:
         sys.exit("not kept: " + "; ".join(broken))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--connections", type=int, default=1000)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--ways", default="direct,haproxy,caddy,newer-caddy")
+    parser.add_argument("--attacks", default="", help="only those whose name has this in it")
+    arguments = parser.parse_args()
+    print(f"{arguments.connections} connections, {arguments.seconds} s each, a visit every {VISIT_PAUSE_S} s\n")
+    print("| way | attack | answered | median | p99 | slowest | refused or timed out | in the file once | restarts |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print_rows(arguments, ATTACKS, lambda ways, name, options: row(ways, name, options, arguments))
 
 
 if __name__ == "__main__":
