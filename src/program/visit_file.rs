@@ -62,26 +62,33 @@ impl<R: Read> Read for Counted<R> {
 /// # Errors
 /// What the system said.
 pub fn open_plain(path: &Path, read: &Rc<Cell<u64>>) -> Result<Box<dyn BufRead>, FileProblem> {
-    let open = || -> io::Result<Box<dyn BufRead>> {
-        let inner: Box<dyn Read> =
-            if path == Path::new(STDIN) { Box::new(io::stdin()) } else { Box::new(open_stored(path)?) };
-        let mut stored = Counted { inner, read: read.clone() };
-        let mut magic = Vec::new();
-        (&mut stored).take(ZSTD.len() as u64).read_to_end(&mut magic)?;
-        let (is_gzip, is_zstd) = (magic.starts_with(&GZIP), magic.starts_with(&ZSTD));
-        let stored = BufReader::with_capacity(READ_AHEAD_BYTES, Cursor::new(magic).chain(stored));
-        Ok(if is_gzip {
-            Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(stored)))
-        } else if is_zstd {
-            Box::new(BufReader::new(zstd::stream::Decoder::with_buffer(stored)?))
-        } else {
-            Box::new(stored)
-        })
+    let opened = match path == Path::new(STDIN) {
+        true => decompressed(io::stdin(), read),
+        false => open_stored(path).and_then(|file| decompressed(file, read)),
     };
-    open().map_err(|error| FileProblem {
+    opened.map_err(|error| FileProblem {
         file: path.display().to_string(),
         line: None,
         problem: error.to_string(),
+    })
+}
+
+/// What `stored` holds, decompressed if it begins as gzip or zstd; `read` is told how many of its bytes were read.
+///
+/// # Errors
+/// What the system said of its beginning.
+pub fn decompressed(stored: impl Read + 'static, read: &Rc<Cell<u64>>) -> io::Result<Box<dyn BufRead>> {
+    let mut stored = Counted { inner: stored, read: read.clone() };
+    let mut magic = Vec::new();
+    (&mut stored).take(ZSTD.len() as u64).read_to_end(&mut magic)?;
+    let (is_gzip, is_zstd) = (magic.starts_with(&GZIP), magic.starts_with(&ZSTD));
+    let stored = BufReader::with_capacity(READ_AHEAD_BYTES, Cursor::new(magic).chain(stored));
+    Ok(if is_gzip {
+        Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(stored)))
+    } else if is_zstd {
+        Box::new(BufReader::new(zstd::stream::Decoder::with_buffer(stored)?))
+    } else {
+        Box::new(stored)
     })
 }
 

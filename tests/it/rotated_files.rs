@@ -162,7 +162,8 @@ fn a_file_with_open_claims_is_neither_compressed_nor_removed() -> Outcome {
     let mut system = Embedded::of(&launch)?;
     let output = system.output.clone();
     system.visit(&[])?;
-    output.wait_for_lines(1)?;
+    // Committed, too: else the next start claims it, and is no idle one.
+    system.pixel.admin()?.wait_for_metric("pixel_visits_written_total", |count| count > 0.0)?;
     system.pixel.kill()?;
     output.append("a line of others\n")?;
     let mut system = Embedded::of(&rotating)?;

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use crate::disk::folder::Identity;
 use crate::disk::{identity, open_regular};
 use crate::output::names::plain;
-use crate::program::output_files::files_of;
-use crate::program::visit_file::{LINE_MAX_BYTES, open_plain};
+use crate::program::output_files::{OutputFileFound, files_of};
+use crate::program::visit_file::{LINE_MAX_BYTES, decompressed, open_plain};
 
 /// How many visits are shown of what was written before.
 const LAST_LINES: usize = 10;
@@ -58,8 +58,11 @@ impl Growing {
             return Ok(true);
         }
         let mut there = vec![0; self.last.len()];
-        self.file.read_exact_at(&mut there, self.read_to - self.last.len() as u64)?;
-        Ok(there != self.last)
+        match self.file.read_exact_at(&mut there, self.read_to - self.last.len() as u64) {
+            // Since its length was asked for.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(true),
+            read => read.map(|()| there != self.last),
+        }
     }
 
     /// Tells `each` the lines that are there now.
@@ -121,7 +124,7 @@ impl Followed {
             path: path.into(),
             open: None,
             before: Vec::new(),
-            heads: found.iter().filter_map(|file| first_line(&file.path)).collect(),
+            heads: found.iter().filter_map(|file| first_line(&mut *opened(&file.path)?)).collect(),
             looked,
         };
         followed.open = followed.open_named()?;
@@ -158,7 +161,8 @@ impl Followed {
     /// What the system said of a file, and what `each` returns.
     pub(super) fn rotated_before(&self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let files = files_of(&self.path).unwrap_or_default();
-        files.iter().filter(|file| !self.is(file.identity)).try_for_each(|file| lines_of(&file.path, each))
+        let rotated = files.iter().filter(|file| !self.is(file.identity));
+        rotated.filter_map(|file| opened(&file.path)).try_for_each(|mut lines| lines_of(&mut *lines, each))
     }
 
     /// Whether it is the file that has the name.
@@ -180,7 +184,7 @@ impl Followed {
             let new = self.open_named()?;
             self.before.extend(self.open.take());
             self.in_between(new.as_ref().map(|new| new.identity), each)?;
-            self.open = new;
+            self.open = new.map(|new| self.known(new.identity).unwrap_or(new));
         }
         for file in self.before.iter_mut().chain(&mut self.open) {
             file.new_lines(each)?;
@@ -191,7 +195,13 @@ impl Followed {
         Ok(())
     }
 
-    /// Shows what had the name between two looks only, compressed by now or not.
+    /// The file as it was read before it lost its name, which it has again.
+    fn known(&mut self, identity: Identity) -> Option<Growing> {
+        let place = self.before.iter().position(|open| open.identity == identity)?;
+        Some(self.before.remove(place))
+    }
+
+    /// Shows what had the name between two looks only, compressed by now or not. What is `named` is left out.
     fn in_between(
         &mut self,
         named: Option<Identity>,
@@ -203,24 +213,50 @@ impl Followed {
             self.heads.extend(file.head.take());
         }
         let since = std::mem::replace(&mut self.looked, SystemTime::now()) - CLOCKS;
-        for file in files_of(&self.path)? {
-            let is_open = |open: &Growing| open.identity == file.identity;
-            let is_known = Some(file.identity) == named || self.before.iter().any(is_open);
-            if is_known || file.modified < since {
-                continue;
+        let mut found = files_of(&self.path)?;
+        loop {
+            for file in found.iter().filter(|file| Some(file.identity) != named && file.modified >= since) {
+                self.take_in(file, each)?;
             }
-            let Some(head) = first_line(&file.path) else { continue };
-            if self.heads.insert(head) {
-                let is_compressed = file.path.file_name().is_some_and(|name| plain(name) != name);
-                match File::open(&file.path) {
-                    Ok(_) if is_compressed => lines_of(&file.path, each)?,
-                    // It was compressed since it was listed, or removed.
-                    Err(error) if error.kind() == ErrorKind::NotFound => lines_of(&file.path, each)?,
-                    opened => self.before.push(Growing::new(opened?, 0)?),
-                }
+            // What is renamed or compressed while a folder is read may be missed.
+            let again = files_of(&self.path)?;
+            let names = |files: &[OutputFileFound]| -> Vec<_> {
+                files.iter().map(|file| (file.path.clone(), file.identity)).collect()
+            };
+            if names(&again) == names(&found) {
+                return Ok(());
             }
+            found = again;
         }
-        Ok(())
+    }
+
+    /// Follows a file that was found beside the output, or shows all of a compressed one, unless it is known.
+    fn take_in(
+        &mut self,
+        found: &OutputFileFound,
+        each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        // The next look finds what has the output's name by now.
+        if found.path == self.path || self.before.iter().any(|open| open.identity == found.identity) {
+            return Ok(());
+        }
+        let Ok(file) = File::open(&found.path) else { return Ok(()) };
+        if identity(&file.metadata()?) != found.identity {
+            // Its name is another's since it was listed.
+            return Ok(());
+        }
+        let growing = Growing::new(file.try_clone()?, 0)?;
+        let Ok(mut lines) = decompressed(file, &Rc::default()) else { return Ok(()) };
+        let Some(head) = first_line(&mut lines) else { return Ok(()) };
+        if !self.heads.insert(head.clone()) {
+            return Ok(());
+        }
+        if plain(found.path.as_os_str()) == found.path {
+            self.before.push(growing);
+            return Ok(());
+        }
+        each(&head)?;
+        lines_of(&mut lines, each)
     }
 
     fn open_named(&self) -> io::Result<Option<Growing>> {
@@ -249,21 +285,82 @@ fn end_of_lines(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-/// The first line of a file, decompressed; none where there is none, or it cannot be read.
-fn first_line(path: &Path) -> Option<Vec<u8>> {
+/// The lines of a file, decompressed; none where it cannot be read.
+fn opened(path: &Path) -> Option<Box<dyn BufRead>> {
+    open_plain(path, &Rc::default()).ok()
+}
+
+/// The first line; none where there is none, or it cannot be read.
+fn first_line(reader: &mut dyn BufRead) -> Option<Vec<u8>> {
     let mut line = Vec::new();
-    let mut reader = open_plain(path, &Rc::default()).ok()?.take(LINE_MAX_BYTES as u64);
-    reader.read_until(b'\n', &mut line).ok()?;
+    reader.take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line).ok()?;
     line.ends_with(b"\n").then_some(line)
 }
 
-/// Tells `each` every line of a compressed file.
-fn lines_of(path: &Path, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let Ok(mut reader) = open_plain(path, &Rc::default()) else { return Ok(()) };
+/// Tells `each` every line that is left.
+fn lines_of(reader: &mut dyn BufRead, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut line = Vec::new();
-    while (&mut reader).take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line)? > 0 {
+    while (&mut *reader).take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line)? > 0 {
         each(&line)?;
         line.clear();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn look(followed: &mut Followed) -> Vec<String> {
+        let mut seen = Vec::new();
+        let see = &mut |line: &[u8]| {
+            seen.push(String::from_utf8_lossy(line).trim_end().to_string());
+            Ok(())
+        };
+        followed.new_lines(see).expect("it can be read");
+        seen
+    }
+
+    /// It ended with an error, where that was between two of its calls.
+    #[test]
+    fn a_file_that_is_cut_off_while_it_is_looked_at_is_followed_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        fs::write(&path, "").expect("written");
+        let mut followed = Followed::start(&path).expect("it is there");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..10_000 {
+                    fs::write(&path, format!("{n}\n")).expect("written");
+                }
+                is_over.store(true, Ordering::Release);
+            });
+            while !is_over.load(Ordering::Acquire) {
+                look(&mut followed);
+            }
+        });
+        fs::write(&path, "last\n").expect("written");
+        assert_eq!(look(&mut followed), ["last"]);
+    }
+
+    #[test]
+    fn a_file_that_gets_its_name_back_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, aside) = (folder.path().join("visits.log"), folder.path().join("visits.log.1"));
+        fs::write(&path, "").expect("written");
+        let mut followed = Followed::start(&path).expect("it is there");
+        fs::write(&path, "1\n").expect("written");
+        assert_eq!(look(&mut followed), ["1"]);
+        fs::rename(&path, &aside).expect("renamed");
+        fs::write(&path, "2\n").expect("written");
+        assert_eq!(look(&mut followed), ["2"]);
+        fs::rename(&aside, &path).expect("renamed");
+        assert_eq!(look(&mut followed), [""; 0]);
+        fs::write(&path, "1\n3\n").expect("written");
+        assert_eq!(look(&mut followed), ["3"]);
+    }
 }
