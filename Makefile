@@ -18,8 +18,10 @@ help: ## Show this list
 	    if (target[i]) printf "make %-" width "s  %s\n", target[i], text[i]; else print "" }' \
 	  $(MAKEFILE_LIST)
 
-# Without Parquet, which nobody wants in the first minutes, and which some twenty crates are compiled for.
-QUICK_BUILD := cargo build --release --locked --no-default-features --bin pixel
+# Two minutes instead of three and a quarter: a tenth slower than what `make install` builds, and without Parquet, which nobody
+# wants in the first minutes.
+QUICK_BUILD := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	cargo build --release --locked --no-default-features --bin pixel
 
 run: ## Build Pixel and start it on this machine
 	@$(QUICK_BUILD)
