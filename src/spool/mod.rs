@@ -157,12 +157,13 @@ impl Spool {
     /// # Errors
     /// What the system said: then nothing has changed.
     pub fn shard_into(&self, count: u32) -> io::Result<()> {
-        let (confirmed, next) = {
+        let (oldest, next) = {
             let state = self.state();
-            (state.confirmed.sequence, state.next)
+            // What is confirmed may come again, as its note is not synced: to the same shard, whose ledger knows it.
+            (state.segments.front().map_or(state.confirmed.sequence, |segment| segment.first), state.next)
         };
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = shards.with(count, confirmed, next);
+        let new = shards.with(count, oldest, next);
         if new != *shards {
             new.write(&self.folder)?;
             *shards = new;

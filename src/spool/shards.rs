@@ -52,14 +52,14 @@ impl Shards {
         }
     }
 
-    /// These, with `count` of them from the number `next` on. What only concerns numbers before `confirmed` is left out.
-    pub(super) fn with(&self, count: u32, confirmed: u64, next: u64) -> Self {
+    /// These, with `count` of them from the number `next` on. What only concerns numbers before the `oldest` is left out.
+    pub(super) fn with(&self, count: u32, oldest: u64, next: u64) -> Self {
         let mut eras = self.eras.clone();
         eras.retain(|(from, _)| *from < next);
         if eras.last().is_none_or(|(_, last)| *last != count) {
             eras.push((next, count));
         }
-        let first = eras.iter().rposition(|(from, _)| *from <= confirmed).unwrap_or(0);
+        let first = eras.iter().rposition(|(from, _)| *from <= oldest).unwrap_or(0);
         Shards { producer: self.producer, eras: eras.split_off(first) }
     }
 

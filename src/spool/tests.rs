@@ -412,3 +412,28 @@ fn a_spool_that_lost_its_segments_is_a_new_producer() {
     drop(spool);
     assert_eq!(unconfirmed(&open(folder.path())), numbered([(1, "b")]));
 }
+
+/// They went to a shard whose ledger did not know them, and were written again.
+#[test]
+fn what_comes_again_as_its_confirmation_was_lost_goes_to_the_shard_that_knows_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    (0..200).for_each(|_| spool.append(b"a\n", 1).expect("there is room"));
+    let shards = |spool: &Spool| {
+        let (mut position, mut shards) = (spool.confirmed(), Vec::new());
+        while let Some(reading) = spool.read(position, 1).expect("readable") {
+            shards.push(reading.shard);
+            position = reading.end;
+        }
+        shards
+    };
+    let before = shards(&spool);
+    while let Some(reading) = spool.read(spool.confirmed(), 1 << 16).expect("readable") {
+        spool.forget(reading.end);
+    }
+    spool.shard_into(4).expect("noted");
+    drop(spool);
+    // As a power cut leaves it.
+    fs::remove_file(folder.path().join("confirmed")).expect("it was there");
+    assert_eq!(shards(&open(folder.path())), before);
+}
