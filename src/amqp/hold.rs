@@ -30,7 +30,7 @@ pub struct OutputName {
     pub id: Uuid,
     /// The path of the output, or of what stands for it where its state is.
     pub path: PathBuf,
-    /// Whether it may take the queue from another output, once.
+    /// Whether it may take the queue from another output, the first time that it gets it.
     pub takes_over: bool,
 }
 
@@ -84,7 +84,10 @@ impl Hold {
             // A refusal closes the channel that it comes on.
             let channel = connection.open_channel(None)?;
             match self.declare(&channel, Some(self.value(false))) {
-                Ok(()) => return channel.close().map(Ok),
+                Ok(()) => {
+                    self.may_take.store(false, Ordering::Relaxed);
+                    return channel.close().map(Ok);
+                }
                 Err(Error::ServerClosedChannel { code: PRECONDITION_FAILED, .. }) => {}
                 Err(Error::ServerClosedChannel { code: ACCESS_REFUSED, message, .. }) => {
                     log::warn!(
@@ -95,17 +98,19 @@ impl Hold {
                 }
                 Err(error) => return Err(error),
             }
-            let found = self.holder(connection)?;
-            let Some(reason) = self.reason_to_replace(&found) else { return Ok(Err(self.refusal(&found))) };
-            if !reason.is_empty() {
-                log::warn!(
-                    "taking over the queue {} from {found}: {reason}. `pixel audit` of both outputs tells what is in both",
-                    self.queue
-                );
+            if let Some(found) = self.holder(connection)? {
+                let Some(reason) = self.reason_to_replace(&found) else {
+                    return Ok(Err(self.refusal(&found)));
+                };
+                if !reason.is_empty() {
+                    log::warn!(
+                        "taking over the queue {} from {found}: {reason}. `pixel audit` of both outputs tells what is in both",
+                        self.queue
+                    );
+                }
+                holder = Some(found);
             }
             connection.open_channel(None)?.exchange_delete(&self.exchange, false)?;
-            self.may_take.store(false, Ordering::Relaxed);
-            holder = Some(found);
         }
         Ok(Err(holder.map(|holder| self.refusal(&holder)).unwrap_or_default()))
     }
@@ -124,15 +129,21 @@ impl Hold {
         }
     }
 
-    /// Who has the queue.
-    fn holder(&self, connection: &mut Connection) -> amiquip::Result<Holder> {
-        // Without a value of ours, more of the other fits into the answer.
-        match self.declare(&connection.open_channel(None)?, None) {
-            Err(Error::ServerClosedChannel { code: PRECONDITION_FAILED, message, .. }) => {
-                Ok(Holder::read(&message, &self.exchange))
+    /// Who has the queue; `None` where that is this output, which let go of it, or where the note names nobody.
+    fn holder(&self, connection: &mut Connection) -> amiquip::Result<Option<Holder>> {
+        let mut refusal = String::new();
+        // Its own is asked for by its value, as a refusal does not tell all of it. Then without a value, so that more of
+        // the other's fits into the answer: should there be none by now, this makes one, which the caller deletes.
+        for value in [Some(self.value(true)), None] {
+            match self.declare(&connection.open_channel(None)?, value) {
+                Ok(()) => return Ok(None),
+                Err(Error::ServerClosedChannel { code: PRECONDITION_FAILED, message, .. }) => {
+                    refusal = message
+                }
+                Err(error) => return Err(error),
             }
-            other => other.map(|()| Holder::read("", &self.exchange)),
         }
+        Ok(Some(Holder::read(&refusal, &self.exchange)))
     }
 
     fn refusal(&self, holder: &Holder) -> String {

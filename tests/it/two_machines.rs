@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use amiquip::{ExchangeDeclareOptions, ExchangeType};
+
 use crate::Outcome;
 use crate::support::broker::Broker;
 use crate::support::fixtures::Services;
@@ -101,7 +103,8 @@ fn a_second_storage_with_a_file_of_its_own_is_refused_and_told_who_has_the_queue
 fn a_storage_that_was_cut_off_does_not_write_the_batch_it_holds_once_another_has_taken_over() -> Outcome {
     let machines = Machines::start()?;
     let (first, second) = (machines.storage(1)?, machines.storage(2)?);
-    let mut one = first.start()?;
+    // It may take the queue once, which it has: not again when it is back.
+    let mut one = first.clone().with("takeover", "1").start()?;
     machines.publish(1, 2)?;
     first.output().wait_for_lines(2)?;
     // It takes the next batch, and cannot write it for as long as somebody reads the file.
@@ -119,6 +122,31 @@ fn a_storage_that_was_cut_off_does_not_write_the_batch_it_holds_once_another_has
     assert!(one.log().contains("belongs to the output"), "{}", one.log());
     assert_eq!(sequences(&first.output()), [1, 2]);
     other.stop()
+}
+
+/// Of a long name a refusal does not even tell the id, and the output was refused its own queue after each stop.
+#[test]
+fn an_output_has_its_queue_back_however_long_its_name_is() -> Outcome {
+    let services = Services::new(&Broker::shared()?.url(), &"q".repeat(120))?;
+    for _ in 0..2 {
+        let mut storage = services.storage.start()?;
+        storage.stop()?;
+    }
+    Ok(())
+}
+
+/// Who asks whose a queue is in the moment in which nobody has it makes a note that names nobody.
+#[test]
+fn a_note_that_names_nobody_keeps_nobody_out() -> Outcome {
+    let broker = Broker::shared()?;
+    let mut connection = broker.connect()?;
+    let options =
+        ExchangeDeclareOptions { durable: true, internal: true, ..ExchangeDeclareOptions::default() };
+    connection.open_channel(None)?.exchange_declare(ExchangeType::Fanout, "nobodys.held", options)?;
+    let services = Services::new(&broker.url(), "nobodys")?;
+    let mut storage = services.storage.start()?;
+    storage.stop()?;
+    Ok(connection.close()?)
 }
 
 /// The same of one that was not cut off, but did not run: its first look is at what it may do.
