@@ -44,9 +44,13 @@ impl AmqpPublisher {
     }
 
     fn lost(&mut self) -> Lost {
+        self.fail_spans();
+        Lost(self.session.take().map_or_else(|| LOST_BEFORE.into(), Session::close))
+    }
+
+    fn fail_spans(&mut self) {
         self.spans.values_mut().for_each(|span| span.fail("unconfirmed"));
         self.spans.clear();
-        Lost(self.session.take().map_or_else(|| LOST_BEFORE.into(), Session::close))
     }
 }
 
@@ -87,7 +91,10 @@ impl Publisher for AmqpPublisher {
                 }
                 Ok(News::Confirmed(tags))
             }
-            Err(Unconfirmed::Refused(why)) => Err(Lost(why)),
+            Err(Unconfirmed::Refused(why)) => {
+                self.fail_spans();
+                Err(Lost(why))
+            }
             Err(Unconfirmed::Lost) => Err(self.lost()),
         }
     }

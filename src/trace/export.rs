@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use opentelemetry::Context as Surroundings;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithHttpConfig};
+use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -43,9 +43,12 @@ pub struct Counts {
 pub(super) fn processor(traces: &Traces, counts: Counts) -> Result<Counting, String> {
     let last = Arc::new(Last::default());
     let client = Client { agent: traces.address.agent.clone(), last: last.clone() };
+    // What the SDK reads of the environment by itself, it reads by other rules.
     let exporter = OtlpExporter::builder()
         .with_http()
         .with_http_client(client)
+        .with_endpoint(traces.address.url.clone())
+        .with_headers(traces.address.headers.iter().cloned().collect())
         .build()
         .map_err(|error| error.to_string())?;
     let queued = Arc::new(AtomicUsize::new(0));
