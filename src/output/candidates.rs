@@ -39,17 +39,12 @@ type IsIt<'a> = &'a dyn Fn(&Candidate, &FileRecord) -> bool;
 /// A file that may be one of the ledger's and cannot be opened, and why.
 pub(super) type Unopened = (PathBuf, io::Error);
 
-/// Finds the file of each of `records`, beside `output` and among `others`; None where it is nowhere, or is one of
-/// those that cannot be opened, which come second.
-///
-/// # Errors
-/// What the system said of the folder, or of one of `others`.
+/// Finds the file of each of `records` of `output` among the `candidates`; None where it is none of them.
 pub(super) fn find(
     output: &Path,
-    others: &[PathBuf],
+    mut candidates: Vec<Candidate>,
     records: &[&FileRecord],
-) -> io::Result<(Vec<Option<Candidate>>, Vec<Unopened>)> {
-    let (mut candidates, unopened) = candidates(output, others)?;
+) -> Vec<Option<Candidate>> {
     let mut found: Vec<Option<Candidate>> = records.iter().map(|_| None).collect();
     let folder = folder_of(output);
     // First those that a block of theirs tells. Then those that nothing tells: a file of the same length, then one of
@@ -73,11 +68,15 @@ pub(super) fn find(
             *found = place.map(|place| candidates.remove(place));
         }
     }
-    Ok((found, unopened))
+    found
 }
 
-/// What may be a file of `output`: beside it, and `others`. The folder is listed until nothing was renamed meanwhile.
-fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<(Vec<Candidate>, Vec<Unopened>)> {
+/// What may be a file of `output`: beside it, and `others`; second, what cannot be opened. The folder is listed until
+/// nothing was renamed meanwhile.
+///
+/// # Errors
+/// What the system said of the folder, or of one of `others`.
+pub(super) fn candidates(output: &Path, others: &[PathBuf]) -> io::Result<(Vec<Candidate>, Vec<Unopened>)> {
     let (folder, name) = (folder_of(output), output.file_name().unwrap_or_default());
     let mut listed = siblings(folder, name)?;
     let (mut candidates, mut unopened) = (Vec::new(), Vec::new());

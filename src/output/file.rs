@@ -230,7 +230,7 @@ impl OutputFile {
         let is_behind_cut = self.cut.as_ref().is_some_and(|(cut, _)| !Arc::ptr_eq(cut, &open.file));
         let id = match &marked {
             Some(mark) if is_marked => mark.file,
-            marked => next_number(marked.as_ref()) + u64::from(is_behind_cut),
+            marked => next_number(marked.as_ref(), written) + u64::from(is_behind_cut),
         };
         let end = open.file.len()?;
         let fragment = self.claims.as_ref().and_then(|claims| claims.fragment_start(&open.file, end));
@@ -311,7 +311,7 @@ impl OutputFile {
             // Its number may be another's, from when it was cut off before.
             let inode = cut.identity()?.1;
             noted.retain(|claims| claims.mark.inode != Some(inode));
-            let mark = mark_of(&**cut, next_number(marked), &self.name, self.format, *from)?;
+            let mark = mark_of(&**cut, next_number(marked, written), &self.name, self.format, *from)?;
             let end = cut.len()?;
             claims.read(cut.clone(), OpenClaims { mark, end, used: Default::default(), idle_starts: 0 })?;
         }
@@ -643,8 +643,8 @@ fn was_cut_off() -> io::Error {
 }
 
 /// The number of a file that the ledger does not know.
-fn next_number(marked: Option<&Mark>) -> u64 {
-    marked.map_or(1, |mark| mark.file + 1)
+fn next_number(marked: Option<&Mark>, written: &Written) -> u64 {
+    marked.map_or(written.files_before(), |mark| mark.file) + 1
 }
 
 /// Whether `error`, from opening a file, says that it is none that Pixel writes to.

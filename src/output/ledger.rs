@@ -6,7 +6,8 @@
 //! output's lock writes it; `pixel audit` reads it while it is in use.
 //!
 //! The records of files to which nothing is added any more are moved to `<ledger>.files`, which only grows. Which of
-//! them Pixel removed is noted in `<ledger>.removed`, by the thread that looks after them.
+//! them Pixel removed is noted in `<ledger>.removed`, by the thread that looks after them. A ledger that is begun beside
+//! these lists, as the one before was removed, numbers files on behind theirs.
 //!
 //! # Format 2
 //!
@@ -14,6 +15,7 @@
 //! nothing. Each further record is an [`Entry`]. A ledger of format 1 begins with an entry; it is read, and written
 //! anew in format 2.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -72,10 +74,14 @@ impl LedgerFile {
     pub fn open(folder: Box<dyn Folder>, name: &OsStr) -> Result<Self, LedgerError> {
         let path = folder.path(name).display().to_string();
         let open = move || {
-            let written = match folder.open_disk(name)? {
+            let mut written = match folder.open_disk(name)? {
                 Some(file) => read_entries(&*file)?.written,
                 None => Written::default(),
             };
+            if written.mark().is_none() && written.closed_files() == 0 {
+                let files_before = last_listed(&*folder, name)?;
+                written.apply(&Entry { files_before, ..Entry::default() });
+            }
             let (journal, identity) = write_anew(&*folder, name, &written)?;
             let rewrite_at = journal.end() * 4 + GROWTH_BYTES;
             let name = name.to_os_string();
@@ -158,7 +164,7 @@ impl LedgerFile {
         });
         self.closes_from = outcome.is_err().then(|| Instant::now() + CLOSE_AGAIN);
         if let Err(error) = outcome {
-            let list = self.folder.path(&files_name(&self.name));
+            let list = self.folder.path(&list_name(&self.name, "files"));
             log::warn!("failed to note rotated files in `{}`: {error}; trying again later", list.display());
         }
     }
@@ -166,7 +172,7 @@ impl LedgerFile {
     /// Appends to the list of closed files. A crash right behind this makes for a record that is there twice: the last
     /// counts.
     fn list_closed(&self, closing: &[FileRecord]) -> io::Result<()> {
-        add_to_list(&*self.folder, &files_name(&self.name), FILES_FORMAT, closing)
+        add_to_list(&*self.folder, &list_name(&self.name, "files"), FILES_FORMAT, closing)
     }
 
     fn error(&self, error: io::Error) -> LedgerError {
@@ -235,10 +241,38 @@ fn add_to_list(
     folder.sync()
 }
 
-fn files_name(name: &OsStr) -> OsString {
-    let mut files = name.to_os_string();
-    files.push(".files");
-    files
+/// The name of a list beside the ledger called `name`.
+fn list_name(name: &OsStr, what: &str) -> OsString {
+    let mut list = name.to_os_string();
+    list.push(".");
+    list.push(what);
+    list
+}
+
+/// The highest number of a file in the lists beside the ledger called `name`; 0 where there is none. That one of them is
+/// damaged is told by whoever needs all of it.
+fn last_listed(folder: &dyn Folder, name: &OsStr) -> io::Result<u64> {
+    /// As much as both lists say of a file.
+    #[derive(Deserialize)]
+    struct Listed {
+        #[serde(alias = "id")]
+        file: u64,
+    }
+    let (mut last, mut record) = (0, Vec::new());
+    for what in ["files", "removed"] {
+        let list = list_name(name, what);
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("`{}`: {error}", folder.path(&list).display()))
+        };
+        let Some(file) = folder.open_disk(&list).map_err(named)? else { continue };
+        let mut at = 0;
+        while let Some(next) = read_record(&*file, at, &mut record).map_err(named)? {
+            // The first one is the list's format.
+            let listed = serde_json::from_slice(&record).map_or(0, |Listed { file }| file);
+            (last, at) = (last.max(listed), next);
+        }
+    }
+    Ok(last)
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
@@ -295,17 +329,16 @@ pub struct LedgerContent {
     /// How many more the state says there should be.
     pub lacking: u64,
     /// Those of the closed that Pixel removed.
-    pub removed: Vec<Removed>,
+    removed: Vec<Removed>,
 }
 
 /// A file that Pixel removed, as it was told to keep no more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
-    // A ledger that was begun anew counts from 1 again.
+pub(super) struct Removed {
     file: u64,
     name: String,
-    /// When.
-    pub at: Timestamp,
+    // When.
+    at: Timestamp,
 }
 
 impl Removed {
@@ -314,9 +347,40 @@ impl Removed {
         Removed { file: record.id, name: record.name.clone(), at }
     }
 
-    /// The number and the name in its record.
-    pub fn id(&self) -> (u64, &str) {
+    /// The number and the name in its record: a ledger of an earlier Pixel that was begun anew counts from 1 again.
+    pub(super) fn id(&self) -> (u64, &str) {
         (self.file, &self.name)
+    }
+}
+
+/// Which files of a ledger are removed.
+#[derive(Debug, Default)]
+pub struct RemovedByNow {
+    known: HashMap<(u64, String), Timestamp>,
+    // Since the ledger was read. They may have been the output then, which had another name.
+    since: HashMap<u64, Timestamp>,
+}
+
+impl RemovedByNow {
+    /// When the file of `record` was removed.
+    pub(super) fn at(&self, record: &FileRecord) -> Option<Timestamp> {
+        let known = self.known.get(&(record.id, record.name.clone()));
+        known.or_else(|| self.since.get(&record.id)).copied()
+    }
+}
+
+impl LedgerContent {
+    /// Which of its files are removed by now, also since it was read at `path`.
+    ///
+    /// # Errors
+    /// As for [`read`].
+    pub fn removed_by_now(&self, path: &Path) -> io::Result<RemovedByNow> {
+        let before: HashSet<_> = self.removed.iter().map(Removed::id).collect();
+        let now = read_removed(path)?;
+        let since = now.iter().filter(|one| !before.contains(&one.id())).map(|one| (one.file, one.at));
+        let since = since.collect();
+        let known = self.removed.iter().map(|one| ((one.file, one.name.clone()), one.at)).collect();
+        Ok(RemovedByNow { known, since })
     }
 }
 
@@ -330,12 +394,14 @@ pub fn read(path: &Path) -> io::Result<LedgerContent> {
         let Entries { written, end } = read_entries(file)?;
         Ok((written, end))
     })?;
-    let closed = match read_closed_files(path) {
+    let lists_nothing = written.closed_files() + written.files_before() == 0;
+    let closed = match read_list(&sibling(path, "files")) {
         // It could not be begun yet: what is to be listed is in the ledger still.
-        Err(error) if error.kind() == io::ErrorKind::InvalidData && written.closed_files() == 0 => Vec::new(),
-        closed => closed?,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData && lists_nothing => Vec::new(),
+        closed => last_of_each(closed?),
     };
-    let lacking = written.closed_files().saturating_sub(closed.len() as u64);
+    let own = closed.iter().filter(|record| record.id > written.files_before()).count();
+    let lacking = written.closed_files().saturating_sub(own as u64);
     let closed = closed.into_iter().filter(|record| !written.files().contains_key(&record.id)).collect();
     Ok(LedgerContent { written, closed, lacking, removed: read_removed(path)? })
 }
@@ -345,12 +411,17 @@ pub fn read(path: &Path) -> io::Result<LedgerContent> {
 /// # Errors
 /// As for [`read`].
 pub(super) fn read_closed_files(path: &Path) -> io::Result<Vec<FileRecord>> {
+    read_list_if_begun(&sibling(path, "files")).map(last_of_each)
+}
+
+/// Of records that are there twice the last.
+fn last_of_each(records: Vec<FileRecord>) -> Vec<FileRecord> {
     let mut closed: Vec<FileRecord> = Vec::new();
-    for record in read_list::<FileRecord>(&sibling(path, "files"))? {
+    for record in records {
         closed.retain(|known| known.id != record.id);
         closed.push(record);
     }
-    Ok(closed)
+    closed
 }
 
 /// Reads which of the files of the ledger at `path` Pixel removed.
@@ -358,7 +429,21 @@ pub(super) fn read_closed_files(path: &Path) -> io::Result<Vec<FileRecord>> {
 /// # Errors
 /// As for [`read`].
 pub(super) fn read_removed(path: &Path) -> io::Result<Vec<Removed>> {
-    read_list(&sibling(path, "removed"))
+    read_list_if_begun(&sibling(path, "removed"))
+}
+
+/// Cuts off what a crash or a full disk left half written of the list of removed files, and makes the rest durable. For
+/// the thread that notes them.
+///
+/// # Errors
+/// What the system said; `InvalidData` where it is damaged.
+pub(super) fn mend_removed(path: &Path) -> io::Result<()> {
+    let list = sibling(path, "removed");
+    let folder = RealFolder::new(folder_of(&list));
+    let Some(file) = folder.open_disk(list.file_name().unwrap_or_default())? else { return Ok(()) };
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", list.display()));
+    Journal::open(file, |_| true).map_err(named)?;
+    folder.sync()
 }
 
 /// Notes beside the ledger at `path`, durably, that files are removed. One thread does so.
@@ -412,6 +497,19 @@ fn read_list<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
     };
     match look_until_whole(path, read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries,
+    }
+}
+
+/// The same; one in which no whole record stands could not be begun yet, and is none.
+fn read_list_if_begun<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    let is_begun = || {
+        let file = open_regular(&path.canonicalize()?, OpenOptions::new().read(true))?;
+        let begins = read_record(&file, 0, &mut Vec::new())?.is_some();
+        Ok::<_, io::Error>(begins || find_record(&file, 0, |_| true)?.is_some())
+    };
+    match read_list(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData && !is_begun()? => Ok(Vec::new()),
         entries => entries,
     }
 }

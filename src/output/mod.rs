@@ -22,7 +22,9 @@ mod verify;
 pub use self::compression::Compression;
 pub use self::file::OutputFile;
 pub use self::keep::Keep;
-pub use self::ledger::{LedgerContent, LedgerFile, Removed, open_at as open_ledger, read as read_ledger};
+pub use self::ledger::{
+    LedgerContent, LedgerFile, RemovedByNow, open_at as open_ledger, read as read_ledger,
+};
 pub use self::lock::{OutputLock, Right, Waiting};
 pub use self::rotated_files::{Aftercare, RotatedFiles};
 pub use self::rotation::{Rotation, TimesOfDay};

@@ -5,8 +5,8 @@
 //! committed, and no crash left a line in it that a visit may still claim.
 //!
 //! **Compressed**: aside to `.tmp`, synced, read again and compared, renamed, the folder synced; then the plain file is
-//! removed. A crash leaves the plain file, or both, which the next start compares; nobody else finds a visit twice, as
-//! who reads the files of an output reads a compressed one only where the plain one is gone.
+//! removed. A crash leaves the plain file, or both, which the next start that compresses compares; nobody else finds a
+//! visit twice, as who reads the files of an output reads a compressed one only where the plain one is gone.
 //!
 //! **Removed**: noted in `<ledger>.removed` first, so that the audit can tell it from a loss.
 
@@ -24,9 +24,10 @@ use jiff::Timestamp;
 use super::candidates::Candidate;
 use super::compression::Compression;
 use super::keep::Keep;
-use super::ledger::{Removed, note_removed, read_closed_files, read_removed};
+use super::ledger::{Removed, mend_removed, note_removed, read_closed_files, read_removed};
 use super::lock::Right;
 use super::names::is_own;
+use crate::disk::folder::Identity;
 use crate::disk::{folder_of, identity, open_regular, private_file, sibling, sync_folder};
 use crate::record::FileRecord;
 use crate::stop::Stop;
@@ -54,8 +55,10 @@ pub struct RotatedFiles {
     aftercare: Aftercare,
     right: Box<dyn Right>,
     stop: Stop,
-    // The ledger's numbers of files, by their plain names.
-    known: BTreeMap<OsString, u64>,
+    // The ledger's numbers of files, by their plain names, and which file had that: a name may be given again.
+    known: BTreeMap<OsString, (u64, Identity)>,
+    // Whether nothing half written stands in the list of those that were removed.
+    is_list_whole: bool,
 }
 
 /// A closed file that is there.
@@ -64,8 +67,6 @@ struct Rotated {
     // Without what a compressor added.
     name: OsString,
     is_plain: bool,
-    // As it is stored, in bytes, and when it was written last.
-    size: (u64, SystemTime),
 }
 
 /// The checksum and the length of what was read.
@@ -81,7 +82,8 @@ impl RotatedFiles {
         stop: Stop,
     ) -> Self {
         let (output, ledger) = (output.to_path_buf(), ledger.to_path_buf());
-        RotatedFiles { output, ledger, aftercare, right, stop, known: BTreeMap::new() }
+        let (known, is_list_whole) = (BTreeMap::new(), false);
+        RotatedFiles { output, ledger, aftercare, right, stop, known, is_list_whole }
     }
 
     /// Looks after them until the word to stop is given. Nobody has to wait for the end: whatever it is at, the next
@@ -93,6 +95,7 @@ impl RotatedFiles {
             if seen.replace(length) != Some(length) || Instant::now() >= next {
                 next = Instant::now() + ROUND_EVERY;
                 if let Err(error) = self.round() {
+                    self.is_list_whole = false;
                     let path = self.output.display();
                     log::warn!("failed to look after the rotated files of `{path}`: {error}; trying again");
                 }
@@ -105,6 +108,11 @@ impl RotatedFiles {
 
     /// Looks after all of them once.
     fn round(&mut self) -> io::Result<()> {
+        if !self.is_list_whole {
+            self.check()?;
+            mend_removed(&self.ledger)?;
+            self.is_list_whole = true;
+        }
         self.remove_drafts()?;
         let removed = read_removed(&self.ledger)?;
         let removed: HashSet<_> = removed.iter().map(Removed::id).collect();
@@ -112,8 +120,10 @@ impl RotatedFiles {
         let is_noted = |file: &Rotated| removed.contains(&(file.record.id, file.record.name.as_str()));
         let (noted, mut files): (Vec<_>, Vec<_>) = self.files()?.into_iter().partition(is_noted);
         self.remove(noted, true)?;
-        for file in files.iter().filter(|file| file.is_plain) {
-            match self.compress(&file.name) {
+        let how = self.aftercare.compression;
+        let plain = files.iter().filter(|file| file.is_plain);
+        for (file, how) in plain.filter_map(|file| Some((file, how?))) {
+            match self.compress(&file.name, how) {
                 _ if self.stop.is_set() => return Ok(()),
                 Ok(()) => {}
                 Err(error) => {
@@ -125,8 +135,17 @@ impl RotatedFiles {
                 }
             }
         }
-        files.iter_mut().try_for_each(|file| self.size(&file.name).map(|size| file.size = size))?;
-        let sizes: Vec<_> = files.iter().map(|file| file.size).collect();
+        let mut sizes = Vec::new();
+        files.retain(|file| match self.size(&file.name) {
+            Ok(size) => {
+                sizes.push(size);
+                true
+            }
+            Err(error) => {
+                warn(&self.path(&file.name), &error);
+                false
+            }
+        });
         files.truncate(self.aftercare.keep.surplus(&sizes, SystemTime::now()));
         self.remove(files, false)
     }
@@ -143,30 +162,37 @@ impl RotatedFiles {
         self.known.retain(|name, _| found.contains_key(name));
         let mut files = Vec::new();
         for (name, is_plain) in found {
-            let Some(record) = self.record(&name, &records)? else { continue };
-            self.known.insert(name.clone(), record.id);
-            files.push(Rotated { record: record.clone(), size: self.size(&name)?, name, is_plain });
+            let Some((record, identity)) = self.record(&name, &records) else { continue };
+            self.known.insert(name.clone(), (record.id, identity));
+            files.push(Rotated { record: record.clone(), name, is_plain });
         }
         files.sort_by_key(|file| file.record.id);
         Ok(files)
     }
 
-    /// The record of the file that is called so: one that begins like it.
+    /// The record of the file that is called so, one that begins like it, and which file that is.
     fn record<'a>(
         &self,
         name: &OsStr,
         records: &'a BTreeMap<u64, FileRecord>,
-    ) -> io::Result<Option<&'a FileRecord>> {
-        if let Some(id) = self.known.get(name) {
-            return Ok(records.get(id));
-        }
-        for path in self.stored(name) {
-            let Some(candidate) = Candidate::open(path, true)? else { continue };
+    ) -> Option<(&'a FileRecord, Identity)> {
+        let of = |path: &Path| {
+            let file = identity(&path.symlink_metadata()?);
+            if let Some((id, _)) = self.known.get(name).filter(|(_, known)| *known == file) {
+                return Ok(records.get(id).map(|record| (record, file)));
+            }
+            let Some(candidate) = Candidate::open(path.to_path_buf(), true)? else { return Ok(None) };
             // The last one is the name's, where it was given twice.
             let mut like = records.values().rev();
-            return Ok(like.find(|record| candidate.begins(record).unwrap_or(false)));
-        }
-        Ok(None)
+            let record = like.find(|record| candidate.begins(record).unwrap_or(false));
+            Ok(record.map(|record| (record, file)))
+        };
+        self.stored(name).iter().find_map(|path| {
+            of(path).unwrap_or_else(|error: io::Error| {
+                warn(path, &error);
+                None
+            })
+        })
     }
 
     /// The names in the folder that Pixel gave, compressed or not.
@@ -194,7 +220,7 @@ impl RotatedFiles {
     fn size(&self, name: &OsStr) -> io::Result<(u64, SystemTime)> {
         let mut size = (0, SystemTime::UNIX_EPOCH);
         for path in self.stored(name) {
-            let metadata = path.metadata()?;
+            let metadata = path.symlink_metadata()?;
             size = (size.0 + metadata.len(), metadata.modified()?.max(size.1));
         }
         Ok(size)
@@ -214,28 +240,32 @@ impl RotatedFiles {
             };
             let (plain, how) = Compression::of(compressed);
             if how.is_some() && is_own(self.output.file_name().unwrap_or_default(), plain) {
-                // Where the plain file is locked, another Pixel is at it that was paused.
-                let plain = self.path(plain);
-                if !plain.exists() || lock(&plain)?.is_some() {
-                    self.check()?;
-                    fs::remove_file(self.path(&name))?;
-                }
+                let draft = self.path(&name);
+                self.remove_draft(&draft, &self.path(plain)).unwrap_or_else(|error| warn(&draft, &error));
             }
         }
         Ok(())
     }
 
-    /// Compresses a plain file where that is wanted, and removes it where the compressed one holds the same. One that
+    fn remove_draft(&self, draft: &Path, plain: &Path) -> io::Result<()> {
+        // Where the plain file is locked, another Pixel is at it that was paused.
+        if !plain.exists() || lock(plain)?.is_some() {
+            self.check()?;
+            fs::remove_file(draft)?;
+        }
+        Ok(())
+    }
+
+    /// Compresses a plain file, unless it is already, and removes it where the compressed one holds the same. One that
     /// somebody keeps locked waits.
-    fn compress(&self, name: &OsStr) -> io::Result<()> {
+    fn compress(&self, name: &OsStr, how: Compression) -> io::Result<()> {
         let path = self.path(name);
         let Some(plain) = lock(&path)? else { return Ok(()) };
         let compressed: Vec<PathBuf> =
             self.stored(name).into_iter().filter(|stored| *stored != path).collect();
-        let content = match (self.aftercare.compression, &compressed[..]) {
-            (None, []) => return Ok(()),
-            (Some(how), []) => self.write_compressed(&plain, &path, how)?,
-            (_, [there, ..]) => {
+        let content = match &compressed[..] {
+            [] => self.write_compressed(&plain, &path, how)?,
+            [there, ..] => {
                 let content = self.content(&mut &plain)?;
                 let said = |problem: &dyn Display| format!("`{}` is there and {problem}", there.display());
                 let held = self.content_of(there).map_err(|error| {
@@ -329,25 +359,54 @@ impl RotatedFiles {
         }
     }
 
-    /// Removes files, which the ledger is told before unless they are `noted`.
+    /// Removes files, which the ledger is told before unless they are `noted`. What begins otherwise has only their
+    /// name: it is somebody else's, and stays.
     fn remove(&mut self, files: Vec<Rotated>, noted: bool) -> io::Result<()> {
-        if files.is_empty() {
+        let mut removing = Vec::new();
+        for file in files {
+            let mut paths = self.stored(&file.name);
+            paths.retain(|path| {
+                begins(path, &file.record).unwrap_or_else(|error| {
+                    warn(path, &error);
+                    false
+                })
+            });
+            if !paths.is_empty() {
+                removing.push((file, paths));
+            }
+        }
+        if removing.is_empty() {
             return Ok(());
         }
         self.check()?;
         if !noted {
             let at = Timestamp::now();
-            let removed: Vec<Removed> = files.iter().map(|file| Removed::of(&file.record, at)).collect();
+            let removed: Vec<Removed> =
+                removing.iter().map(|(file, _)| Removed::of(&file.record, at)).collect();
             note_removed(&self.ledger, &removed)?;
         }
-        for file in files {
-            for path in self.stored(&file.name) {
-                fs::remove_file(&path)?;
-                log::info!("removed `{}`, as --keep has it", path.display());
+        for (file, paths) in removing {
+            self.known.remove(&file.name);
+            for path in paths {
+                match fs::remove_file(&path) {
+                    Ok(()) => log::info!("removed `{}`, as --keep has it", path.display()),
+                    Err(error) => warn(&path, &error),
+                }
             }
         }
         sync_folder(folder_of(&self.output))
     }
+}
+
+/// Says that one file cannot be looked after; the others are.
+fn warn(path: &Path, error: &io::Error) {
+    log::warn!("failed to look after `{}`: {error}; trying again", path.display());
+}
+
+/// Whether the file at `path` begins as `record` has it.
+fn begins(path: &Path, record: &FileRecord) -> io::Result<bool> {
+    let candidate = Candidate::open(path.to_path_buf(), true)?;
+    Ok(candidate.is_some_and(|candidate| candidate.begins(record).unwrap_or(false)))
 }
 
 /// Opens a plain file and locks it (flock), so that neither its readers nor another Pixel find it half done; `None` where
@@ -363,5 +422,180 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::ledger::{open_at, read};
+    use crate::output::{Verdict, verify};
+    use crate::record::{Entry, FileChange, Ledger, VisitLogError};
+
+    const FIRST: &str = "visits-2026-11-23T14.log";
+    const SECOND: &str = "visits-2026-11-23T15.log";
+    const THIRD: &str = "visits-2026-11-23T16.log";
+
+    /// Nobody takes it away.
+    struct Lasting;
+
+    impl Right for Lasting {
+        fn check(&self) -> Result<(), VisitLogError> {
+            Ok(())
+        }
+    }
+
+    /// An output's folder, and who looks after it.
+    struct Place {
+        files: RotatedFiles,
+        folder: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new(compression: Option<Compression>, keep: &str) -> io::Result<Place> {
+            let folder = tempfile::tempdir()?;
+            let (output, ledger) =
+                (folder.path().join("visits.log"), folder.path().join("visits.log.ledger"));
+            let aftercare = Aftercare { compression, keep: keep.parse().expect("limits") };
+            let files = RotatedFiles::new(&output, &ledger, aftercare, Box::new(Lasting), Stop::default());
+            Ok(Place { files, folder })
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn has(&self, name: &str) -> bool {
+            self.path(name).symlink_metadata().is_ok()
+        }
+
+        /// A file that was written and rotated, which the ledger has closed.
+        fn rotate(&self, id: u64, name: &str, text: &str) -> io::Result<()> {
+            fs::write(self.path(name), text)?;
+            let stretches = vec![FileRecord::stretch(None, 0, text.as_bytes())];
+            let change = FileChange { file: id, name: Some(name.into()), lines: 1, stretches };
+            let entry = Entry { files: vec![change], ..Entry::default() };
+            let committed = open_at(&self.files.ledger).and_then(|mut ledger| ledger.commit(&entry));
+            committed.map_err(|error| io::Error::other(error.to_string()))
+        }
+
+        /// What a compressor makes of a text.
+        fn compress(&self, name: &str, text: &str) -> io::Result<()> {
+            let (_, how) = Compression::of(name.as_ref());
+            let stored = File::create(self.path(name))?;
+            how.expect("a compressor's name").write(stored, |target| target.write_all(text.as_bytes()))
+        }
+    }
+
+    /// A list that could not be begun, as the disk was full or the process killed, ended all of it, and the audit.
+    #[test]
+    fn a_list_of_removed_files_that_is_empty_or_torn_is_gone_on_with() -> io::Result<()> {
+        for (torn, is_begun) in
+            [(&b""[..], false), (b"\x12", false), (b"\x12\0\0\0abcd\"pix", false), (b"\x12\0\0\0a", true)]
+        {
+            let mut place = Place::new(None, "1files")?;
+            place.rotate(1, FIRST, "one\n")?;
+            place.rotate(2, SECOND, "two\n")?;
+            let list = sibling(&place.files.ledger, "removed");
+            if is_begun {
+                let gone = FileRecord { id: 7, name: THIRD.into(), ..FileRecord::default() };
+                note_removed(&place.files.ledger, &[Removed::of(&gone, Timestamp::now())])?;
+            }
+            OpenOptions::new().create(true).append(true).open(&list)?.write_all(torn)?;
+            if !is_begun {
+                read(&place.files.ledger)?;
+            }
+            place.files.round()?;
+            assert!(!place.has(FIRST) && place.has(SECOND), "{torn:?}");
+            read(&place.files.ledger)?;
+            assert_eq!(read_removed(&place.files.ledger)?.len(), 1 + usize::from(is_begun), "{torn:?}");
+        }
+        Ok(())
+    }
+
+    /// It was taken for the file that had the name before and was noted as removed, and was deleted without a note.
+    #[test]
+    fn a_file_that_is_given_the_name_of_a_removed_one_stays() -> io::Result<()> {
+        let mut place = Place::new(None, "1files")?;
+        place.rotate(1, FIRST, "one\n")?;
+        place.rotate(2, SECOND, "two\n")?;
+        place.files.round()?;
+        assert!(!place.has(FIRST) && place.has(SECOND));
+        place.rotate(3, FIRST, "three\n")?;
+        place.files.round()?;
+        assert!(place.has(FIRST) && !place.has(SECOND));
+        // Others may remove one, too.
+        fs::rename(place.path(FIRST), place.path("moved"))?;
+        place.rotate(4, FIRST, "four\n")?;
+        place.rotate(5, SECOND, "five\n")?;
+        place.files.round()?;
+        assert!(!place.has(FIRST) && place.has(SECOND));
+        let removed = read_removed(&place.files.ledger)?;
+        assert_eq!(removed.iter().map(|one| one.id().0).collect::<Vec<_>>(), [1, 2, 4]);
+        Ok(())
+    }
+
+    /// One file that could not be looked at, or removed, kept all others from it.
+    #[test]
+    fn what_cannot_be_looked_after_keeps_no_other_waiting() -> io::Result<()> {
+        let mut place = Place::new(Some(Compression::Zstd), "2files")?;
+        for (id, name) in [(1, FIRST), (2, SECOND), (3, THIRD)] {
+            place.rotate(id, name, &format!("{id}\n"))?;
+        }
+        std::os::unix::fs::symlink("nowhere", place.path(&format!("{SECOND}.gz")))?;
+        fs::create_dir(place.path(&format!("{THIRD}.gz.tmp")))?;
+        place.files.round()?;
+        let compressed = |name: &str| place.has(&format!("{name}.zst"));
+        assert!(!place.has(FIRST) && !compressed(FIRST), "{:?}", place.files.names());
+        assert!(place.has(SECOND) && !place.has(THIRD) && compressed(THIRD));
+        Ok(())
+    }
+
+    /// Where nothing is to be compressed, the plain file of which an operator had made a compressed copy was removed.
+    #[test]
+    fn unless_set_a_plain_file_with_a_compressed_copy_stays() -> io::Result<()> {
+        let copy = format!("{FIRST}.zst");
+        let mut place = Place::new(None, "")?;
+        place.rotate(1, FIRST, "one\n")?;
+        place.compress(&copy, "one\n")?;
+        place.files.round()?;
+        assert!(place.has(FIRST) && place.has(&copy));
+        place.files.aftercare.compression = Some(Compression::Gzip);
+        place.files.round()?;
+        assert!(!place.has(FIRST) && place.has(&copy));
+        Ok(())
+    }
+
+    /// All that had its name went with a file.
+    #[test]
+    fn a_file_is_removed_with_its_copies_and_with_nothing_of_others() -> io::Result<()> {
+        let mut place = Place::new(None, "1files")?;
+        place.rotate(1, FIRST, "one\n")?;
+        place.rotate(2, SECOND, "two\n")?;
+        let (copy, theirs) = (format!("{FIRST}.zst"), format!("{FIRST}.gz"));
+        place.compress(&copy, "one\n")?;
+        place.compress(&theirs, "somebody else's\n")?;
+        place.files.round()?;
+        assert!(!place.has(FIRST) && !place.has(&copy) && place.has(&theirs) && place.has(SECOND));
+        Ok(())
+    }
+
+    /// The audit called what was removed while it began missing.
+    #[test]
+    fn the_audit_knows_what_is_removed_since_it_read_the_ledger() -> io::Result<()> {
+        let mut place = Place::new(None, "1files")?;
+        place.rotate(1, FIRST, "one\n")?;
+        place.rotate(2, SECOND, "two\n")?;
+        let before = read(&place.files.ledger)?;
+        place.files.round()?;
+        // It had the output's name, too, when the ledger was read.
+        let output = FileRecord { name: "visits.log".into(), ..before.closed[0].clone() };
+        let records = [&before.closed[0], &before.closed[1], &output];
+        let removed = || before.removed_by_now(&place.files.ledger);
+        let found = verify(&place.files.output, &[], &records, &removed, &|_, _| true, &|_, _| ())?;
+        let is_removed = found.iter().map(|file| matches!(file.verdict, Verdict::Removed { .. }));
+        assert_eq!(is_removed.collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(found[2].verdict, Verdict::Verified);
+        Ok(())
     }
 }

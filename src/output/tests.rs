@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{LedgerFile, OutputFile, Right, Rotation, Verdict, read_ledger, verify};
+use super::{LedgerFile, OutputFile, RemovedByNow, Right, Rotation, Verdict, read_ledger, verify};
 use crate::disk::fake_folder::{Deed, FAULTS, FakeFolder, Fault, OUTPUT};
 use crate::disk::folder::Folder;
 use crate::health::Health;
@@ -620,7 +620,8 @@ fn proved(folder: &FakeFolder) -> Result<(), String> {
         let shown = || format!("durable: {is_durable}{}", shown(&folder.outputs()));
         let (real, records) = records(folder, is_durable).map_err(|error| format!("{error}; {}", shown()))?;
         let records: Vec<&FileRecord> = records.iter().collect();
-        let found = verify(&real.path().join(OUTPUT), &[], &records, &|_, _| true, &|_, _| ())
+        let none = || Ok(RemovedByNow::default());
+        let found = verify(&real.path().join(OUTPUT), &[], &records, &none, &|_, _| true, &|_, _| ())
             .expect("the disk works");
         for (file, record) in found.iter().zip(records) {
             let content = std::fs::read(&file.path).unwrap_or_default();
@@ -746,6 +747,27 @@ fn a_list_of_closed_files_that_cannot_be_begun_is_none() {
     folder.disk().full = None;
     live(&folder, &vec![spooled(20, 1)], &Fate::default());
     assert_eq!(proved(&folder), Ok(()), "and one of them in the list");
+}
+
+/// It numbered files from 1 again: the records of those before were overwritten, and the newest were taken for the oldest.
+#[test]
+fn a_ledger_that_is_begun_beside_the_lists_of_one_before_numbers_files_on() {
+    let rotating = Fate { rotate_bytes: Some(1), ..Fate::default() };
+    let folder = FakeFolder::default();
+    live(&folder, &messages(), &rotating);
+    let (_, before) = records(&folder, true).expect("a ledger");
+    let bereft = FakeFolder::default();
+    let rest = folder.files(true).into_iter().filter(|(name, _)| name != LEDGER);
+    rest.for_each(|(name, content)| bereft.put(&name, &content));
+    let later = (20..24).map(|number| spooled(number, 1)).collect();
+    live(&bereft, &later, &rotating);
+    let (_, after) = records(&bereft, true).expect("a ledger");
+    assert!(before.len() > 2 && before.iter().all(|record| after.contains(record)), "{before:?}\n{after:?}");
+    assert!(after.len() > before.len() && after.is_sorted_by_key(|record| record.id), "{after:?}");
+    // Of the new ones none may be lacking all the same.
+    bereft.put(&format!("{LEDGER}.files"), &folder.content(&format!("{LEDGER}.files")).expect("a list"));
+    let lacking = records(&bereft, true).expect_err("records are lacking");
+    assert!(lacking.contains("are not listed"), "{lacking}");
 }
 
 /// Lines that were claimed for a batch stayed claimed when a later read failed, and the next try appended them.

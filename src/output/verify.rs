@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::candidates::{Candidate, find};
+use super::candidates::{Candidate, candidates, find};
+use super::ledger::RemovedByNow;
 use crate::disk::folder_of;
 use crate::record::{BLOCK_BYTES, FileRecord, Stretch};
 
@@ -93,24 +94,34 @@ impl FileAudit {
 }
 
 /// Finds and reads the files of `records`: beside `output`, by names that begin with its own, and among `others`.
+/// `removed` is asked which of them are removed once what is there is open: whatever is not there then was noted before.
 /// `may_repeat` tells whether a line that others have at a place of a record may be the same as one of Pixel's.
 /// `progress` is told how many bytes were read, and of how many.
 ///
 /// # Errors
-/// What the system said of the output's folder, or of one of `others`.
+/// What the system said of the output's folder, or of one of `others`; that of `removed`.
 pub fn verify(
     output: &Path,
     others: &[PathBuf],
     records: &[&FileRecord],
+    removed: &dyn Fn() -> io::Result<RemovedByNow>,
     may_repeat: &dyn Fn(&FileRecord, u64) -> bool,
     progress: &dyn Fn(u64, u64),
 ) -> io::Result<Vec<FileAudit>> {
-    let (found, unopened) = find(output, others, records)?;
+    let (candidates, unopened) = candidates(output, others)?;
+    let removed = removed()?;
+    let records = records.iter().copied();
+    let (gone, records): (Vec<_>, Vec<_>) = records.partition(|record| removed.at(record).is_some());
+    let found = find(output, candidates, &records);
     let stored = found.iter().flatten().map(|candidate| candidate.length).sum();
     let meter = Meter { read: Cell::new(0), total: Cell::new(stored), show: progress };
     let mut foreign = ForeignLines::default();
     let mut audits = Vec::new();
-    for (candidate, record) in found.iter().zip(records) {
+    for record in gone {
+        let absent = |at| FileAudit::absent(output, record, Verdict::Removed { at });
+        audits.extend(removed.at(record).map(absent));
+    }
+    for (candidate, record) in found.iter().zip(&records) {
         let lines = foreign.of_file(audits.len(), |at| !may_repeat(record, at));
         audits.push(match candidate {
             Some(candidate) => read(candidate, record, &meter, lines),
@@ -122,7 +133,7 @@ pub fn verify(
         return Ok(audits);
     }
     meter.total.set(stored * 2);
-    for (candidate, record) in found.iter().zip(records) {
+    for (candidate, record) in found.iter().zip(&records) {
         // Whether it can be read was said already.
         let _ = candidate.as_ref().map(|candidate| foreign.compare(candidate, record, &meter));
     }

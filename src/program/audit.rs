@@ -1,6 +1,6 @@
 //! `pixel audit`: proves from the bytes what was written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::options::{Given, OutputSettings};
 use super::process::Failure;
 use super::progress::bar;
 use crate::disk::sibling;
+use crate::limits::raise_open_files_max;
 use crate::output::{FileAudit, LedgerContent, Verdict, read_ledger, verify};
 use crate::record::{Audit, FileRecord, InSpool, Mark, Sequences, Written};
 use crate::spool::{Waiting, waiting};
@@ -84,6 +85,8 @@ pub fn with_arguments(command: Command) -> Command {
 /// [`Failure::Reported`] where something is not proved, [`Failure::Settings`] where something cannot be read.
 #[expect(clippy::print_stdout, reason = "the report is what it is asked for")]
 pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
+    // Whatever may be one of the files is open at once.
+    raise_open_files_max();
     let mut given = Given::new(matches);
     let output = OutputSettings::read(&mut given);
     given.refuse_bad()?;
@@ -123,7 +126,7 @@ pub fn audit(matches: &ArgMatches) -> Result<(), Failure> {
             )));
         }
         if let Some(path) = &output.path {
-            files.extend(read_files(path, &moved, ledger)?);
+            files.extend(read_files(path, &moved, &output.ledger, ledger)?);
         }
     }
     let is_well = |file: &FileAudit| match file.verdict {
@@ -192,17 +195,14 @@ fn add(all: &mut BTreeMap<Uuid, Sequences>, new: impl Iterator<Item = (Uuid, Seq
     }
 }
 
-/// Reads every file, with a progress bar on a terminal.
-fn read_files(output: &Path, others: &[PathBuf], ledger: &LedgerContent) -> Result<Vec<FileAudit>, Failure> {
-    let removed: HashMap<_, _> = ledger.removed.iter().map(|one| (one.id(), one.at)).collect();
-    let removed_at = |record: &FileRecord| removed.get(&(record.id, record.name.as_str())).copied();
-    let mut audits = Vec::new();
-    for record in &ledger.closed {
-        audits
-            .extend(removed_at(record).map(|at| FileAudit::absent(output, record, Verdict::Removed { at })));
-    }
-    let records = ledger.closed.iter().filter(|record| removed_at(record).is_none());
-    let records = records.chain(ledger.written.files().values());
+/// Reads every file of the ledger at `path`, with a progress bar on a terminal.
+fn read_files(
+    output: &Path,
+    others: &[PathBuf],
+    path: &Path,
+    ledger: &LedgerContent,
+) -> Result<Vec<FileAudit>, Failure> {
+    let records = ledger.closed.iter().chain(ledger.written.files().values());
     let records: Vec<_> = records.filter(|record| record.bytes() > 0).collect();
     let bar = bar("bytes", 0);
     let may_repeat = |record: &FileRecord, at: u64| !may_be_on_its_way(&ledger.written, record.id, at);
@@ -210,12 +210,11 @@ fn read_files(output: &Path, others: &[PathBuf], ledger: &LedgerContent) -> Resu
         bar.set_length(total);
         bar.set_position(done);
     };
-    let files = verify(output, others, &records, &may_repeat, &show);
+    let files = verify(output, others, &records, &|| ledger.removed_by_now(path), &may_repeat, &show);
     bar.finish_and_clear();
-    audits.extend(files.map_err(|error| {
+    files.map_err(|error| {
         Failure::Settings(format!("failed to read what is beside `{}`: {error}", output.display()))
-    })?);
-    Ok(audits)
+    })
 }
 
 /// Whether a line at this place may be one of a batch that is not committed, and the same as another visit's: times in

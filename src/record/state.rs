@@ -106,6 +106,9 @@ pub struct Entry {
     /// How many had been closed before, in a whole state.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub closed_files: u64,
+    /// The highest number of a file in a ledger before this one, which is gone and left its lists.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub files_before: u64,
     /// All claims that are open after it, where that changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claims: Option<Vec<OpenClaims>>,
@@ -202,6 +205,7 @@ pub struct Written {
     mark_by_inode: Option<MarkByInode>,
     files: BTreeMap<u64, FileRecord>,
     closed_files: u64,
+    files_before: u64,
     claims: Vec<OpenClaims>,
     began_late: bool,
     spools: BTreeMap<Uuid, Spooled>,
@@ -223,6 +227,7 @@ impl Written {
         entry.files.iter().for_each(|change| self.apply_to_file(change, entry));
         entry.closed.iter().for_each(|id| drop(self.files.remove(id)));
         self.closed_files += entry.closed_files + entry.closed.len() as u64;
+        self.files_before = self.files_before.max(entry.files_before);
         if let Some(claims) = &entry.claims {
             self.claims.clone_from(claims);
         }
@@ -278,6 +283,7 @@ impl Written {
             files: self.files.values().map(change).collect(),
             closed: Vec::new(),
             closed_files: self.closed_files,
+            files_before: self.files_before,
             claims: (!self.claims.is_empty()).then(|| self.claims.clone()),
             began_late: self.began_late,
             spools: self.spools.clone(),
@@ -305,6 +311,11 @@ impl Written {
     /// What is known of the files that may still be added to, by their numbers.
     pub fn files(&self) -> &BTreeMap<u64, FileRecord> {
         &self.files
+    }
+
+    /// The number behind which this ledger counts files.
+    pub fn files_before(&self) -> u64 {
+        self.files_before
     }
 
     /// How many files were closed: so many records are in the list of those.

@@ -484,6 +484,22 @@ fn one_line_changed_in_a_month_of_files_is_found() -> Outcome {
     Ok(())
 }
 
+/// All that may be one of the files is open at once: past some thousand rotated ones the audit ended with status 2.
+#[test]
+fn an_output_of_more_files_than_may_be_open_unless_asked_is_proved() -> Outcome {
+    let mut system = Embedded::with(|launch| launch.with("rotate-bytes", "1"))?;
+    let output = system.output.clone();
+    for n in 1..=50 {
+        system.visit(&[])?;
+        wait_until("another file", || output.rotated().is_ok_and(|files| files.len() >= n - 1))?;
+    }
+    system.pixel.stop()?;
+    let audit = Launch::new("pixel")?.before("ulimit -Sn 32").with("output", &output.path).argument("audit");
+    let (status, stdout, stderr) = audit.run()?;
+    assert!(status == 0 && stdout.contains("proved"), "{status}: {stderr}");
+    Ok(())
+}
+
 /// The audit ended at the first such file, and said nothing of the others.
 #[test]
 fn a_rotated_file_that_may_not_be_opened_is_named_and_the_others_are_reported_on() -> Outcome {
