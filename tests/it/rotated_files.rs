@@ -2,6 +2,7 @@
 //! those who read them.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use crate::support::wait::wait_until;
 
 /// How a process ends by SIGKILL.
 const KILLED: i32 = 128 + 9;
+/// Root may open whatever it likes, unless it has to do without that.
+const WITHOUT_ROOTS_RIGHTS: &str =
+    "{ [ $(id -u) != 0 ] || exec setpriv --bounding-set=-dac_override,-dac_read_search \"$0\" \"$@\"; }";
 
 fn of_kind(output: &Output, ending: &str) -> Outcome<Vec<PathBuf>> {
     let ends = |path: &PathBuf| path.to_string_lossy().ends_with(ending);
@@ -46,8 +50,8 @@ fn killed_at_any_step_of_compressing_each_visit_is_in_one_file() -> Outcome {
                 launch.with("rotate-bytes", "8000").with("compress", method).before(&disk.preload())
             })?;
             let output = system.output.clone();
-            let load = system.load(4);
             disk.begin(step, "SIGKILL", of)?;
+            let load = system.load(4);
             assert_eq!(system.pixel.wait()?, KILLED, "{case}");
             disk.end()?;
             let left = output.rotated()?;
@@ -140,8 +144,8 @@ fn killed_between_the_note_and_the_removal_the_next_start_removes() -> Outcome {
         launch.with("rotate-bytes", "8000").with("keep", "1files").before(&disk.preload())
     })?;
     let output = system.output.clone();
-    let load = system.load(4);
     disk.begin("unlink", "SIGKILL", ".log")?;
+    let load = system.load(4);
     assert_eq!(system.pixel.wait()?, KILLED);
     disk.end()?;
     let left = output.rotated()?;
@@ -170,7 +174,8 @@ fn a_file_with_open_claims_is_neither_compressed_nor_removed() -> Outcome {
     for n in 1..=3 {
         system.visit(&[])?;
         wait_until("another file", || output.rotated().is_ok_and(|files| files.len() >= n.min(2)))?;
-        wait_until("the visit", || output.lines_with_rotated().is_ok_and(|lines| lines.len() >= n + 2))?;
+        let written = move |count| count >= n as f64;
+        system.pixel.admin()?.wait_for_metric("pixel_visits_written_total", written)?;
     }
     wait_for_kind(&output, ".zst", 1)?;
     let of_others = |path: &PathBuf| lines_of(path).contains(&"a line of others".to_string());
@@ -215,6 +220,31 @@ fn where_the_compressed_file_cannot_be_written_the_plain_one_stays_until_it_can(
         system.stop_and_audit()?;
     }
     Ok(())
+}
+
+/// One that only another user may read, as root's compressed copy, ended the compression and removal of all.
+#[test]
+fn a_rotated_file_that_may_not_be_opened_is_named_and_the_others_are_looked_after() -> Outcome {
+    let launch = Embedded::launch()?.with("rotate-bytes", "1");
+    let mut system = Embedded::of(&launch)?;
+    let output = system.output.clone();
+    for n in 1..=4 {
+        system.visit(&[])?;
+        wait_until("the visit", || output.lines_with_rotated().is_ok_and(|lines| lines.len() == n))?;
+    }
+    wait_for_kind(&output, ".log", 3)?;
+    system.pixel.stop()?;
+    let rotated = output.rotated()?;
+    fs::set_permissions(&rotated[1], fs::Permissions::from_mode(0o000))?;
+    let launch = launch.with("compress", "zstd").before(WITHOUT_ROOTS_RIGHTS);
+    let mut system = Embedded::of(&launch)?;
+    system.pixel.wait_for_log(&format!("failed to look after `{}`", rotated[1].display()))?;
+    wait_for_kind(&output, ".zst", 2)?;
+    fs::set_permissions(&rotated[1], fs::Permissions::from_mode(0o640))?;
+    system.pixel.stop()?;
+    system.pixel.start_again()?;
+    wait_for_kind(&output, ".zst", 3)?;
+    system.stop_and_audit()
 }
 
 /// Somebody who reads a rotated file under its flock is not disturbed, and a compressed file of somebody else's is not
