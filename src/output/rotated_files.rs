@@ -17,6 +17,7 @@ use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
@@ -57,6 +58,9 @@ pub struct RotatedFiles {
     stop: Stop,
     // The ledger's numbers of files, by their plain names, and which file had that: a name may be given again.
     known: BTreeMap<OsString, (u64, Identity)>,
+    // What the ledger has closed, by number, and which list that stands in, and how long it is.
+    closed: Arc<BTreeMap<u64, FileRecord>>,
+    listed: Option<(Identity, u64)>,
     // Whether nothing half written stands in the list of those that were removed.
     is_list_whole: bool,
 }
@@ -82,8 +86,17 @@ impl RotatedFiles {
         stop: Stop,
     ) -> Self {
         let (output, ledger) = (output.to_path_buf(), ledger.to_path_buf());
-        let (known, is_list_whole) = (BTreeMap::new(), false);
-        RotatedFiles { output, ledger, aftercare, right, stop, known, is_list_whole }
+        RotatedFiles {
+            output,
+            ledger,
+            aftercare,
+            right,
+            stop,
+            known: BTreeMap::new(),
+            closed: Arc::default(),
+            listed: None,
+            is_list_whole: false,
+        }
     }
 
     /// Looks after them until the word to stop is given. Nobody has to wait for the end: whatever it is at, the next
@@ -152,8 +165,7 @@ impl RotatedFiles {
 
     /// Those that are closed and there, the oldest first.
     fn files(&mut self) -> io::Result<Vec<Rotated>> {
-        let records: BTreeMap<u64, FileRecord> =
-            read_closed_files(&self.ledger)?.into_iter().map(|record| (record.id, record)).collect();
+        let records = self.closed()?;
         let mut found: BTreeMap<OsString, bool> = BTreeMap::new();
         for name in self.names()? {
             let (plain, how) = Compression::of(&name);
@@ -168,6 +180,18 @@ impl RotatedFiles {
         }
         files.sort_by_key(|file| file.record.id);
         Ok(files)
+    }
+
+    /// What the ledger has closed. The list, which only grows, is read where it has grown.
+    fn closed(&mut self) -> io::Result<Arc<BTreeMap<u64, FileRecord>>> {
+        let list = fs::metadata(sibling(&self.ledger, "files")).ok();
+        let list = list.map(|metadata| (identity(&metadata), metadata.len()));
+        if list.is_none() || self.listed != list {
+            let closed = read_closed_files(&self.ledger)?.into_iter().map(beginning);
+            self.closed = Arc::new(closed.map(|record| (record.id, record)).collect());
+            self.listed = list;
+        }
+        Ok(self.closed.clone())
     }
 
     /// The record of the file that is called so, one that begins like it, and which file that is.
@@ -403,6 +427,13 @@ fn warn(path: &Path, error: &io::Error) {
     log::warn!("failed to look after `{}`: {error}; trying again", path.display());
 }
 
+/// As much of a record as a file is recognised by, and no checksum more.
+fn beginning(mut record: FileRecord) -> FileRecord {
+    record.stretches.truncate(1);
+    record.stretches.iter_mut().for_each(|stretch| stretch.blocks.truncate(1));
+    record
+}
+
 /// Whether the file at `path` begins as `record` has it.
 fn begins(path: &Path, record: &FileRecord) -> io::Result<bool> {
     let candidate = Candidate::open(path.to_path_buf(), true)?;
@@ -577,6 +608,25 @@ mod tests {
         place.compress(&theirs, "somebody else's\n")?;
         place.files.round()?;
         assert!(!place.has(FIRST) && !place.has(&copy) && place.has(&theirs) && place.has(SECOND));
+        Ok(())
+    }
+
+    /// All of it was read each minute, with every checksum of each file that ever was.
+    #[test]
+    fn the_list_of_closed_files_is_read_again_only_when_it_has_grown() -> io::Result<()> {
+        let mut place = Place::new(Some(Compression::Zstd), "")?;
+        place.rotate(1, FIRST, "one\n")?;
+        place.files.round()?;
+        let list = sibling(&place.files.ledger, "files");
+        let whole = fs::read(&list)?;
+        fs::write(&list, vec![0; whole.len()])?;
+        fs::write(place.path(FIRST), "one\n")?;
+        place.files.round()?;
+        assert!(!place.has(FIRST), "it is known still");
+        fs::write(&list, whole)?;
+        place.rotate(2, SECOND, "two\n")?;
+        place.files.round()?;
+        assert!(!place.has(FIRST) && !place.has(SECOND), "{:?}", place.files.names());
         Ok(())
     }
 

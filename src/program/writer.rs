@@ -11,10 +11,12 @@ use super::process::Process;
 use super::status::OutputFiles;
 use crate::connect::Backoff;
 use crate::disk::folder::RealFolder;
-use crate::disk::folder_of;
+use crate::disk::{folder_of, sibling};
 use crate::health::{Health, Part};
 use crate::metrics::{Metrics, Role};
-use crate::output::{LedgerFile, OutputFile, OutputLock, RotatedFiles, StandardOutput, Waiting, open_ledger};
+use crate::output::{
+    Aftercare, LedgerFile, OutputFile, OutputLock, RotatedFiles, StandardOutput, Waiting, open_ledger,
+};
 use crate::record::{RecordError, Recorder, VisitLog};
 use crate::stop::Stop;
 use crate::supervisor::Supervisor;
@@ -101,9 +103,14 @@ impl Writer {
         record(at, id, &mut recorder, &self.stop).map_err(|error| error.to_string())
     }
 
-    /// Has what is rotated compressed and removed, as it is to be, on a thread of its own.
+    /// Has what is rotated compressed and removed, as it is to be, on a thread of its own. Where neither is, what an
+    /// earlier start left of it half done waits for one that does.
     fn look_after_rotated(&self, output: &OutputSettings, lock: &OutputLock) -> io::Result<()> {
         let Some(path) = &output.path else { return Ok(()) };
+        // What is noted as removed is to be gone, and the list of it whole for the audit.
+        if output.aftercare == Aftercare::default() && !sibling(&output.ledger, "removed").exists() {
+            return Ok(());
+        }
         let (right, aftercare) = (Box::new(lock.share()?), output.aftercare.clone());
         let files = RotatedFiles::new(path, &output.ledger, aftercare, right, self.stop.clone());
         self.supervisor.start("rotated files", move || {

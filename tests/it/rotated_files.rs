@@ -247,6 +247,30 @@ fn a_rotated_file_that_may_not_be_opened_is_named_and_the_others_are_looked_afte
     system.stop_and_audit()
 }
 
+/// A thread looked for files each second where nothing was to become of them.
+#[test]
+fn nobody_looks_after_rotated_files_unless_told_to() -> Outcome {
+    let is_looking = |system: &Embedded| -> Outcome<bool> {
+        for thread in fs::read_dir(format!("/proc/{}/task", system.pixel.pid()?))? {
+            // One may have ended meanwhile.
+            let name = fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
+            if name.trim_end() == "rotated files" {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let launch = Embedded::launch()?.with("rotate-bytes", "8000");
+    let mut system = Embedded::of(&launch)?;
+    system.visit(&[])?;
+    system.output.wait_for_lines(1)?;
+    assert!(!is_looking(&system)?);
+    system.pixel.stop()?;
+    let system = Embedded::of(&launch.with("keep", "30d"))?;
+    // A thread takes its name as it starts.
+    wait_until("somebody to look after them", || is_looking(&system).unwrap_or(false))
+}
+
 /// Somebody who reads a rotated file under its flock is not disturbed, and a compressed file of somebody else's is not
 /// replaced.
 #[test]
