@@ -36,6 +36,7 @@ struct Growing {
     begun: Vec<u8>,
     // Its first line, once that was read from its beginning.
     head: Option<Vec<u8>>,
+    // Once it has lost its name.
     looks_left: u32,
 }
 
@@ -182,16 +183,18 @@ impl Followed {
         };
         if named.is_some() && self.open.as_ref().map(|open| open.identity) != named {
             let new = self.open_named()?;
-            self.before.extend(self.open.take());
+            self.before.extend(self.open.take().map(|open| Growing { looks_left: LOOKS_BACK, ..open }));
             self.in_between(new.as_ref().map(|new| new.identity), each)?;
             self.open = new.map(|new| self.known(new.identity).unwrap_or(new));
         }
         for file in self.before.iter_mut().chain(&mut self.open) {
             file.new_lines(each)?;
-            file.looks_left = file.looks_left.saturating_sub(1);
             self.heads.extend(file.head.take());
         }
-        self.before.retain(|file| file.looks_left > 0);
+        self.before.retain_mut(|file| {
+            file.looks_left = file.looks_left.saturating_sub(1);
+            file.looks_left > 0
+        });
         Ok(())
     }
 
@@ -355,6 +358,9 @@ mod tests {
         let mut followed = Followed::start(&path).expect("it is there");
         fs::write(&path, "1\n").expect("written");
         assert_eq!(look(&mut followed), ["1"]);
+        for _ in 0..LOOKS_BACK + 10 {
+            assert_eq!(look(&mut followed), [""; 0]);
+        }
         fs::rename(&path, &aside).expect("renamed");
         fs::write(&path, "2\n").expect("written");
         assert_eq!(look(&mut followed), ["2"]);
@@ -362,5 +368,23 @@ mod tests {
         assert_eq!(look(&mut followed), [""; 0]);
         fs::write(&path, "1\n3\n").expect("written");
         assert_eq!(look(&mut followed), ["3"]);
+    }
+
+    /// A file that had been open for longer than one that is rotated is looked at was given up in the look in which it
+    /// lost its name.
+    #[test]
+    fn a_batch_that_is_late_is_shown_however_long_its_file_was_open() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, aside) = (folder.path().join("visits.log"), folder.path().join("visits.log.1"));
+        fs::write(&path, "").expect("written");
+        let mut followed = Followed::start(&path).expect("it is there");
+        for _ in 0..LOOKS_BACK + 10 {
+            assert_eq!(look(&mut followed), [""; 0]);
+        }
+        fs::rename(&path, &aside).expect("renamed");
+        fs::write(&path, "2\n").expect("written");
+        assert_eq!(look(&mut followed), ["2"]);
+        fs::write(&aside, "1\n").expect("written");
+        assert_eq!(look(&mut followed), ["1"]);
     }
 }
