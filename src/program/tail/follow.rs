@@ -54,6 +54,20 @@ impl Growing {
         })
     }
 
+    /// Leaves out the lines that are there.
+    fn skip_lines(&mut self) -> io::Result<()> {
+        loop {
+            match end_of_lines(&mut self.file) {
+                // It was cut off since its length was asked for.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
+                found => {
+                    (self.read_to, self.last) = found?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     fn was_cut_off(&self) -> io::Result<bool> {
         if self.file.metadata()?.len() < self.read_to {
             return Ok(true);
@@ -130,7 +144,7 @@ impl Followed {
         };
         followed.open = followed.open_named()?;
         if let Some(open) = &mut followed.open {
-            open.read_to = end_of_lines(&mut open.file)?;
+            open.skip_lines()?;
         }
         Ok(followed)
     }
@@ -153,7 +167,10 @@ impl Followed {
 
     /// From the beginning of the file after all.
     pub(super) fn rewind(&mut self) {
-        self.open.iter_mut().for_each(|open| open.read_to = 0);
+        if let Some(open) = &mut self.open {
+            open.read_to = 0;
+            open.last.clear();
+        }
     }
 
     /// Tells `each` every line of the files that were rotated before the start.
@@ -271,8 +288,8 @@ impl Followed {
     }
 }
 
-/// Where the last whole line ends.
-fn end_of_lines(file: &mut File) -> io::Result<u64> {
+/// Where the last whole line ends, and what stands right before that.
+fn end_of_lines(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
     let mut end = file.metadata()?.len();
     let mut piece = vec![0; 4096];
     while end > 0 {
@@ -281,11 +298,16 @@ fn end_of_lines(file: &mut File) -> io::Result<u64> {
         file.seek(SeekFrom::Start(from))?;
         file.read_exact(there)?;
         match memchr::memrchr(b'\n', there) {
-            Some(at) => return Ok(from + at as u64 + 1),
+            Some(at) => {
+                end = from + at as u64 + 1;
+                let mut last = vec![0; end.min(KNOWN_BYTES as u64) as usize];
+                file.read_exact_at(&mut last, end.saturating_sub(KNOWN_BYTES as u64))?;
+                return Ok((end, last));
+            }
             None => end = from,
         }
     }
-    Ok(0)
+    Ok((0, Vec::new()))
 }
 
 /// The lines of a file, decompressed; none where it cannot be read.
@@ -348,6 +370,38 @@ mod tests {
         });
         fs::write(&path, "last\n").expect("written");
         assert_eq!(look(&mut followed), ["last"]);
+    }
+
+    /// So did its start.
+    #[test]
+    fn a_file_that_is_cut_off_while_it_is_begun_with_is_begun_with_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        fs::write(&path, "").expect("written");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..10_000 {
+                    fs::write(&path, format!("{n}\n")).expect("written");
+                }
+                is_over.store(true, Ordering::Release);
+            });
+            while !is_over.load(Ordering::Acquire) {
+                Followed::start(&path).expect("it is there");
+            }
+        });
+    }
+
+    /// Nothing had been read of it yet, by which that could be known.
+    #[test]
+    fn an_idle_file_that_is_cut_off_and_grows_past_its_old_length_is_shown_from_its_beginning() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        fs::write(&path, "1\n").expect("written");
+        let mut followed = Followed::start(&path).expect("it is there");
+        assert_eq!(look(&mut followed), [""; 0]);
+        fs::write(&path, "2\n3\n").expect("written");
+        assert_eq!(look(&mut followed), ["2", "3"]);
     }
 
     #[test]
