@@ -1,6 +1,6 @@
 //! Slots that hold visits and that no process has: looked for, told, and relayed to their end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +11,7 @@ use super::process::{Failure, Process};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
-use crate::spool::{Slot, Slots, Spool};
+use crate::spool::{Slot, SlotState, Slots, Spool};
 use crate::stop::Stop;
 
 /// How often the other slots are looked at. One is taken that was free at two looks: a collector that is started
@@ -32,6 +32,8 @@ struct Keeper {
     stop: Stop,
     // The slot that was taken last: the next one is another.
     last: Option<PathBuf>,
+    // What was wrong with a slot when that was said last.
+    said: BTreeMap<PathBuf, String>,
 }
 
 /// Starts a part of `process` that looks at the other slots of the folder now and then, and tells what waits in those
@@ -51,6 +53,7 @@ pub fn look_after_slots(
         metrics: process.metrics.clone(),
         stop: process.stop.clone(),
         last: None,
+        said: BTreeMap::new(),
     };
     process.part("slots", move || {
         keeper.run();
@@ -67,6 +70,7 @@ impl Keeper {
                 log::warn!("failed to look at the slots of `{}`: {error}", self.folder.display());
                 Vec::new()
             });
+            self.tell_unknown(&found);
             let stranded: Vec<Slot> = found.into_iter().filter(|slot| slot.stranded() > 0).collect();
             self.tell(&stranded, &free_before);
             let is_ripe = |slot: &&Slot| free_before.contains(&slot.folder);
@@ -100,6 +104,26 @@ impl Keeper {
             let visits = counted(slot.stranded(), "visit");
             log::warn!("{visits} in `{}`, a slot that no process has: {cure}", slot.folder.display());
         }
+    }
+
+    /// Says once which slots cannot be looked at, and why.
+    fn tell_unknown(&mut self, found: &[Slot]) {
+        // What was wrong with the others may come again.
+        let may_stay = |slot: &&Slot| !matches!(slot.state, SlotState::Held(_));
+        let here: BTreeSet<&Path> = found.iter().filter(may_stay).map(|slot| &*slot.folder).collect();
+        self.said.retain(|folder, _| here.contains(&folder.as_path()));
+        for slot in found {
+            if let SlotState::Unknown(why) = &slot.state
+                && self.is_news(&slot.folder, why)
+            {
+                log::warn!("failed to look at `{}`: {why}", slot.folder.display());
+            }
+        }
+    }
+
+    /// Whether something else was wrong with the slot when that was said last.
+    fn is_news(&mut self, folder: &Path, why: &str) -> bool {
+        self.said.insert(folder.into(), why.into()).is_none_or(|said| said != why)
     }
 
     fn show(&self, slots: usize, visits: u64) {
