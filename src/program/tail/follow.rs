@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -180,7 +180,8 @@ impl Followed {
     pub(super) fn rotated_before(&self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let files = files_of(&self.path).unwrap_or_default();
         let rotated = files.iter().filter(|file| !self.is(file.identity));
-        rotated.filter_map(|file| opened(&file.path)).try_for_each(|mut lines| lines_of(&mut *lines, each))
+        let opened = rotated.filter_map(|file| Some((file, opened(&file.path)?)));
+        opened.into_iter().try_for_each(|(file, mut lines)| lines_of(&file.path, &mut *lines, each))
     }
 
     /// Whether it is the file that has the name.
@@ -276,7 +277,7 @@ impl Followed {
             return Ok(());
         }
         each(&head)?;
-        lines_of(&mut lines, each)
+        lines_of(&found.path, &mut lines, each)
     }
 
     fn open_named(&self) -> io::Result<Option<Growing>> {
@@ -322,14 +323,24 @@ fn first_line(reader: &mut dyn BufRead) -> Option<Vec<u8>> {
     line.ends_with(b"\n").then_some(line)
 }
 
-/// Tells `each` every line that is left.
-fn lines_of(reader: &mut dyn BufRead, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+/// Tells `each` every line that is left of the file at `path`. What cannot be read of it is left out, with a word.
+fn lines_of(
+    path: &Path,
+    reader: &mut dyn BufRead,
+    each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let mut line = Vec::new();
-    while (&mut *reader).take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line)? > 0 {
-        each(&line)?;
+    loop {
         line.clear();
+        match (&mut *reader).take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(()),
+            Ok(_) => each(&line)?,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "left out: failed to read `{}`: {error}", path.display());
+                return Ok(());
+            }
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -402,6 +413,35 @@ mod tests {
         assert_eq!(look(&mut followed), [""; 0]);
         fs::write(&path, "2\n3\n").expect("written");
         assert_eq!(look(&mut followed), ["2", "3"]);
+    }
+
+    /// One of them ended it.
+    #[test]
+    fn a_rotated_file_that_is_damaged_is_left_out_from_there_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        let stored = zstd::encode_all(&b"1\n2\n"[..], 1).expect("memory");
+        let damaged = [stored.as_slice(), &stored[..5]].concat();
+        let all = |followed: &mut Followed| {
+            let mut seen = Vec::new();
+            let see = &mut |line: &[u8]| {
+                seen.push(String::from_utf8_lossy(line).trim_end().to_string());
+                Ok(())
+            };
+            followed.rotated_before(see).expect("it can be read");
+            seen
+        };
+        fs::write(folder.path().join("visits.log.1.zst"), &damaged).expect("written");
+        fs::write(&path, "3\n").expect("written");
+        let mut followed = Followed::start(&path).expect("it is there");
+        assert_eq!(all(&mut followed), ["1", "2"]);
+        // And one that comes.
+        let later = zstd::encode_all(&b"4\n5\n"[..], 1).expect("memory");
+        fs::write(folder.path().join("visits.log.2.zst"), [&later[..], &later[..5]].concat())
+            .expect("written");
+        fs::rename(&path, folder.path().join("visits.log.3")).expect("renamed");
+        fs::write(&path, "6\n").expect("written");
+        assert_eq!(look(&mut followed), ["4", "5", "6"]);
     }
 
     #[test]
