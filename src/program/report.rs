@@ -21,7 +21,7 @@ use signal_hook::flag;
 use url::Url;
 
 use super::options::{Given, OUTPUTS, OutputSettings, with_settings};
-use super::output_files::files_of;
+use super::output_files::{FileToRead, opened_files_of};
 use super::process::Failure;
 use super::progress::Progress;
 use super::tail::{EveryLine, POLL};
@@ -82,12 +82,13 @@ pub fn report(matches: &ArgMatches) -> Result<(), Failure> {
     let output = OutputSettings::read(&mut given);
     given.refuse_bad()?;
     let live = matches.get_one::<SocketAddr>("live").copied();
-    let mut files: Vec<PathBuf> = matches.get_many("files").into_iter().flatten().cloned().collect();
+    let named = matches.get_many("files").into_iter().flatten().cloned();
+    let mut files: Vec<FileToRead> = named.map(FileToRead::named).collect();
     if files.is_empty() && live.is_none() {
         let path = output.file()?;
-        let found = files_of(path);
+        let found = opened_files_of(path);
         let found = found.map_err(|error| format!("failed to look for `{}`: {error}", path.display()))?;
-        files.extend(found.into_iter().map(|file| file.path));
+        files.extend(found.into_iter().map(|(_, file)| file));
         if files.is_empty() {
             return Err(format!("there is no `{}`: name a file of visits", path.display()).into());
         }
@@ -172,14 +173,15 @@ fn make<T>(
 }
 
 /// Writes every visit as a line for GoAccess; returns how many they are.
-fn feed(files: &[PathBuf], goaccess: impl Write) -> Result<u64, Failure> {
-    let sizes = files.iter().map(|path| path.metadata().map_or(0, |metadata| metadata.len()));
+fn feed(files: &[FileToRead], goaccess: impl Write) -> Result<u64, Failure> {
+    let sizes = files.iter().map(|file| file.path.metadata().map_or(0, |metadata| metadata.len()));
     let mut progress = Progress::new("bytes", sizes.sum());
     let mut goaccess = BufWriter::new(goaccess);
     let read = Rc::new(Cell::new(0));
     let (mut visits, mut bad, mut shown, mut line) = (0_u64, 0_u64, 0, Vec::new());
-    for path in files {
-        let mut file = VisitFile::open(path, None, &read).map_err(|problem| problem.to_string())?;
+    for file in files {
+        let lines = file.lines(&read).map_err(|problem| problem.to_string())?;
+        let mut file = VisitFile::of_lines(&file.path, lines);
         loop {
             match file.next_visit() {
                 Ok(None) => break,
@@ -314,6 +316,48 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    /// Calls a function before the first line is taken.
+    struct Shifting<F>(Option<F>, Vec<u8>);
+
+    impl<F: FnOnce()> Write for Shifting<F> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.take().into_iter().for_each(|shift| shift());
+            self.1.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// They were opened by name when their turn came, so that one was missed and another counted twice.
+    #[test]
+    fn files_whose_names_shift_while_they_are_read_are_each_read_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        let number = |number: u32| folder.path().join(format!("visits.log.{number}"));
+        for (path, agent) in [(&number(2), "oldest"), (&number(1), "older"), (&path, "newest")] {
+            let line = format!("2026-11-23T10:00:00.0000000Z|null|{agent}|1.1.1.1\n");
+            fs::write(path, line.repeat(500)).expect("there is room");
+        }
+        let files: Vec<FileToRead> = opened_files_of(&path)
+            .expect("the folder can be read")
+            .into_iter()
+            .map(|(_, file)| file)
+            .collect();
+        let shift = || {
+            fs::rename(number(2), number(3)).expect("it is there");
+            fs::rename(number(1), number(2)).expect("it is there");
+            fs::rename(&path, number(1)).expect("it is there");
+        };
+        let mut goaccess = Shifting(Some(shift), Vec::new());
+        assert_eq!(feed(&files, &mut goaccess).map_err(|error| format!("{error:?}")), Ok(1500));
+        let written = String::from_utf8(goaccess.1).expect("text");
+        for agent in ["oldest", "older", "newest"] {
+            assert_eq!(written.matches(&format!("\"{agent}\"")).count(), 500, "{agent}");
         }
     }
 

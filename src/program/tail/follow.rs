@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use crate::disk::folder::Identity;
 use crate::disk::{identity, open_regular};
 use crate::output::names::plain;
-use crate::program::output_files::{OutputFileFound, files_of};
-use crate::program::visit_file::{LINE_MAX_BYTES, decompressed, open_plain};
+use crate::program::output_files::{FileToRead, OutputFileFound, are_the_same, files_of, opened_files_of};
+use crate::program::visit_file::{LINE_MAX_BYTES, decompressed};
 
 /// How many visits are shown of what was written before.
 const LAST_LINES: usize = 10;
@@ -125,6 +125,8 @@ pub(super) struct Followed {
     // The first lines of the files that are known: what begins with one of them is that file's copy.
     heads: BTreeSet<Vec<u8>>,
     looked: SystemTime,
+    // The files that were there at the start, and until the first look.
+    rotated: Vec<(OutputFileFound, FileToRead)>,
 }
 
 impl Followed {
@@ -134,15 +136,18 @@ impl Followed {
     /// What the system said of the file.
     pub(super) fn start(path: &Path) -> io::Result<Self> {
         let looked = SystemTime::now();
-        let found = files_of(path).unwrap_or_default();
+        let rotated = opened_files_of(path).unwrap_or_default();
         let mut followed = Followed {
             path: path.into(),
             open: None,
             before: Vec::new(),
-            heads: found.iter().filter_map(|file| first_line(&mut *opened(&file.path)?)).collect(),
+            heads: rotated.iter().filter_map(|(_, file)| first_line(&mut *lines_in(file)?)).collect(),
             looked,
+            rotated,
         };
         followed.open = followed.open_named()?;
+        let open = followed.open.as_ref().map(|open| open.identity);
+        followed.rotated.retain(|(file, _)| Some(file.identity) != open);
         if let Some(open) = &mut followed.open {
             open.skip_lines()?;
         }
@@ -173,20 +178,22 @@ impl Followed {
         }
     }
 
-    /// Tells `each` every line of the files that were rotated before the start.
-    ///
-    /// # Errors
-    /// What the system said of a file, and what `each` returns.
-    pub(super) fn rotated_before(&self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let files = files_of(&self.path).unwrap_or_default();
-        let rotated = files.iter().filter(|file| !self.is(file.identity));
-        let opened = rotated.filter_map(|file| Some((file, opened(&file.path)?)));
-        opened.into_iter().try_for_each(|(file, mut lines)| lines_of(&file.path, &mut *lines, each))
+    /// The files that were rotated before the start, the oldest first, once.
+    pub(super) fn rotated(&mut self) -> Vec<(OutputFileFound, FileToRead)> {
+        std::mem::take(&mut self.rotated)
     }
 
-    /// Whether it is the file that has the name.
-    pub(super) fn is(&self, identity: Identity) -> bool {
-        self.open.as_ref().is_some_and(|open| open.identity == identity)
+    /// Tells `each` every line of those.
+    ///
+    /// # Errors
+    /// What `each` returns.
+    pub(super) fn rotated_before(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        for (found, file) in self.rotated() {
+            if let Some(mut lines) = lines_in(&file) {
+                lines_of(&found.path, &mut *lines, each)?;
+            }
+        }
+        Ok(())
     }
 
     /// Tells `each` every line that came since, in the order of the files.
@@ -194,6 +201,8 @@ impl Followed {
     /// # Errors
     /// What the system said of a file, and what `each` returns.
     pub(super) fn new_lines(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        // Who wanted them has had them: their room is others'.
+        self.rotated.clear();
         let named = match self.path.symlink_metadata() {
             Ok(metadata) => Some(identity(&metadata)),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -241,10 +250,7 @@ impl Followed {
             }
             // What is renamed or compressed while a folder is read may be missed.
             let again = files_of(&self.path)?;
-            let names = |files: &[OutputFileFound]| -> Vec<_> {
-                files.iter().map(|file| (file.path.clone(), file.identity)).collect()
-            };
-            if names(&again) == names(&found) {
+            if are_the_same(&again, &found) {
                 return Ok(());
             }
             found = again;
@@ -312,8 +318,8 @@ fn end_of_lines(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
 }
 
 /// The lines of a file, decompressed; none where it cannot be read.
-fn opened(path: &Path) -> Option<Box<dyn BufRead>> {
-    open_plain(path, &Rc::default()).ok()
+fn lines_in(file: &FileToRead) -> Option<Box<dyn BufRead>> {
+    file.lines(&Rc::default()).ok()
 }
 
 /// The first line; none where there is none, or it cannot be read.
