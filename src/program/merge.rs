@@ -13,11 +13,13 @@ use uuid::Uuid;
 use super::process::Failure;
 use super::progress::Progress;
 use super::sorted_lines::{Key, SortedLines};
+use super::visit_file::{LINE_MAX_BYTES, skip_line};
 use crate::disk::{folder_of, private_file, sibling, sync_folder};
 use crate::limits::raise_open_files_max;
+use crate::visit::lines::LineFormat;
 
-/// A longer line is none of Pixel's, in bytes.
-const LINE_MAX_BYTES: u64 = 1 << 20;
+/// How many lines of a file that are no visits are named.
+const NAMED_MAX: u64 = 5;
 
 /// The subcommand.
 pub fn merge_command() -> Command {
@@ -82,15 +84,20 @@ pub fn merge(matches: &ArgMatches) -> Result<(), Failure> {
     let mut target = Target::open(into)?;
     let mut progress = Progress::new("bytes", sizes);
     let mut lines = SortedLines::in_folder(&folder);
-    let mut unnumbered = 0;
+    let (mut unnumbered, mut bad) = (0, 0);
     for path in outputs {
-        unnumbered += read(path, &mut lines)?;
+        let read = read(path, &mut lines)?;
+        unnumbered += read.unnumbered;
+        bad += read.bad;
         progress.advance(fs::metadata(path).map_or(0, |found| found.len()));
     }
     drop(progress);
     let repeated = lines.write(|line| target.write(line)).map_err(|error| target.failed(&error))?;
     let written = target.complete()?;
     eprintln!("{written} visits written, {repeated} that were there more than once left out");
+    if bad > 0 {
+        eprintln!("{bad} lines that are no visits left out");
+    }
     if unnumbered > 0 {
         eprintln!(
             "{unnumbered} of them are of other clients: they have no numbers, and may be there more than once"
@@ -99,8 +106,18 @@ pub fn merge(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads the lines of one file; how many have no number. What is behind the last line feed is being written, or torn.
-fn read(path: &Path, lines: &mut SortedLines) -> Result<u64, Failure> {
+/// What was read of a file, in lines.
+#[derive(Default)]
+struct Read {
+    visits: u64,
+    // Of those, the ones without a number.
+    unnumbered: u64,
+    bad: u64,
+}
+
+/// Reads the lines of one file. What others have written into it, and what a crash has left, is left out; what is behind
+/// the last line feed is being written, or torn.
+fn read(path: &Path, lines: &mut SortedLines) -> Result<Read, Failure> {
     let failed = |error: io::Error| unreadable(path, &error);
     let stored = BufReader::new(File::open(path).map_err(failed)?);
     let mut reader: Box<dyn BufRead> = match path.extension().and_then(OsStr::to_str) {
@@ -110,22 +127,41 @@ fn read(path: &Path, lines: &mut SortedLines) -> Result<u64, Failure> {
         }
         _ => Box::new(stored),
     };
-    let (mut line, mut number, mut unnumbered) = (Vec::new(), 0_u64, 0);
+    let (mut line, mut number, mut found, mut first_bad) = (Vec::new(), 0_u64, Read::default(), None);
     loop {
         line.clear();
         number += 1;
-        io::Read::take(&mut reader, LINE_MAX_BYTES).read_until(b'\n', &mut line).map_err(failed)?;
-        if !line.ends_with(b"\n") && (line.len() as u64) < LINE_MAX_BYTES {
-            return Ok(unnumbered);
+        io::Read::take(&mut reader, LINE_MAX_BYTES as u64).read_until(b'\n', &mut line).map_err(failed)?;
+        if !line.ends_with(b"\n") && line.len() < LINE_MAX_BYTES {
+            return match first_bad {
+                Some(refusal) if found.visits == 0 => Err(Failure::Settings(refusal)),
+                _ => Ok(found),
+            };
         }
-        let key = key_of(&line).map_err(|why| {
-            Failure::Settings(format!(
-                "line {number} of `{}` is no visit of format ndjson, which alone has the numbers to know a visit by: {why}",
-                path.display()
-            ))
-        })?;
-        unnumbered += u64::from(key.number.is_none());
-        lines.add(key, &line).map_err(|error| format!("failed to sort: {error}"))?;
+        match key_of(&line) {
+            Ok(key) => {
+                found.visits += 1;
+                found.unnumbered += u64::from(key.number.is_none());
+                lines.add(key, &line).map_err(|error| format!("failed to sort: {error}"))?;
+            }
+            Err(why) => {
+                let refusal = format!(
+                    "line {number} of `{}` is no visit of format ndjson, which alone has the numbers to know a visit by: {why}",
+                    path.display()
+                );
+                if LineFormat::of_line(&line).is_some() {
+                    return Err(Failure::Settings(refusal));
+                }
+                if !line.ends_with(b"\n") {
+                    skip_line(&mut reader).map_err(failed)?;
+                }
+                found.bad += 1;
+                if found.bad <= NAMED_MAX {
+                    eprintln!("left out: {}:{number}: {why}", path.display());
+                }
+                first_bad.get_or_insert(refusal);
+            }
+        }
     }
 }
 

@@ -177,7 +177,10 @@ impl VisitFile {
 }
 
 /// Reads up to the end of a line, and keeps nothing of it.
-fn skip_line(reader: &mut dyn BufRead) -> io::Result<()> {
+///
+/// # Errors
+/// What the system said.
+pub fn skip_line(reader: &mut dyn BufRead) -> io::Result<()> {
     loop {
         let there = reader.fill_buf()?;
         let end = memchr::memchr(b'\n', there);
