@@ -14,7 +14,7 @@ use super::process::Failure;
 use super::progress::Progress;
 use super::sorted_lines::{Key, SortedLines};
 use super::visit_file::{LINE_MAX_BYTES, skip_line};
-use crate::disk::{folder_of, private_file, sibling, sync_folder};
+use crate::disk::{create_draft, folder_of, rename_new, sibling, sync_folder};
 use crate::limits::raise_open_files_max;
 use crate::visit::lines::LineFormat;
 
@@ -44,8 +44,9 @@ pub fn merge_command() -> Command {
 /// Where the merged lines go.
 struct Target {
     file: Box<dyn Write>,
-    // The file, and its name until it is whole.
+    // The file, its name until it is whole, and then.
     named: Option<(File, PathBuf, PathBuf)>,
+    is_whole: bool,
     written: u64,
 }
 
@@ -95,20 +96,20 @@ pub fn merge(matches: &ArgMatches) -> Result<(), Failure> {
     let repeated = lines.write(|line| target.write(line)).map_err(|error| target.failed(&error))?;
     let written = target.complete()?;
     eprintln!("{written} visits written, {repeated} that were there more than once left out");
-    if bad > 0 {
-        eprintln!("{bad} lines that are no visits left out");
-    }
     if unnumbered > 0 {
         eprintln!(
             "{unnumbered} of them are of other clients: they have no numbers, and may be there more than once"
         );
+    }
+    if bad > 0 {
+        eprintln!("{bad} lines that are no visits left out");
     }
     Ok(())
 }
 
 /// What was read of a file, in lines.
 #[derive(Default)]
-struct Read {
+struct Found {
     visits: u64,
     // Of those, the ones without a number.
     unnumbered: u64,
@@ -117,7 +118,7 @@ struct Read {
 
 /// Reads the lines of one file. What others have written into it, and what a crash has left, is left out; what is behind
 /// the last line feed is being written, or torn.
-fn read(path: &Path, lines: &mut SortedLines) -> Result<Read, Failure> {
+fn read(path: &Path, lines: &mut SortedLines) -> Result<Found, Failure> {
     let failed = |error: io::Error| unreadable(path, &error);
     let stored = BufReader::new(File::open(path).map_err(failed)?);
     let mut reader: Box<dyn BufRead> = match path.extension().and_then(OsStr::to_str) {
@@ -127,7 +128,7 @@ fn read(path: &Path, lines: &mut SortedLines) -> Result<Read, Failure> {
         }
         _ => Box::new(stored),
     };
-    let (mut line, mut number, mut found, mut first_bad) = (Vec::new(), 0_u64, Read::default(), None);
+    let (mut line, mut number, mut found, mut first_bad) = (Vec::new(), 0_u64, Found::default(), None);
     loop {
         line.clear();
         number += 1;
@@ -153,7 +154,7 @@ fn read(path: &Path, lines: &mut SortedLines) -> Result<Read, Failure> {
                     return Err(Failure::Settings(refusal));
                 }
                 if !line.ends_with(b"\n") {
-                    skip_line(&mut reader).map_err(failed)?;
+                    skip_line(&mut *reader).map_err(failed)?;
                 }
                 found.bad += 1;
                 if found.bad <= NAMED_MAX {
@@ -181,17 +182,22 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 impl Target {
     fn open(into: Option<&PathBuf>) -> Result<Self, Failure> {
         let Some(path) = into else {
-            return Ok(Target { file: Box::new(io::stdout().lock()), named: None, written: 0 });
+            return Ok(Target {
+                file: Box::new(io::stdout().lock()),
+                named: None,
+                is_whole: false,
+                written: 0,
+            });
         };
         let shown = path.display();
         if path.symlink_metadata().is_ok() {
             return Err(Failure::Settings(format!("`{shown}` is there already: name a new file")));
         }
         let draft = sibling(path, "merging");
-        let opened = private_file().write(true).truncate(true).open(&draft);
-        let file = opened.map_err(|error| Failure::Settings(format!("failed to make `{shown}`: {error}")))?;
+        let file = create_draft(&draft)
+            .map_err(|error| Failure::Settings(format!("failed to make `{shown}`: {error}")))?;
         let named = Some((file.try_clone()?, draft, path.clone()));
-        Ok(Target { file: Box::new(BufWriter::new(file)), named, written: 0 })
+        Ok(Target { file: Box::new(BufWriter::new(file)), named, is_whole: false, written: 0 })
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -204,7 +210,8 @@ impl Target {
         let completed = self.file.flush().and_then(|()| {
             let Some((file, draft, path)) = &self.named else { return Ok(()) };
             file.sync_all()?;
-            fs::rename(draft, path)?;
+            rename_new(draft, path)?;
+            self.is_whole = true;
             sync_folder(folder_of(path))
         });
         completed.map_err(|error| self.failed(&error))?;
@@ -217,5 +224,40 @@ impl Target {
             "failed to write {}: {error}",
             what.as_deref().unwrap_or("the merged lines")
         ))
+    }
+}
+
+impl Drop for Target {
+    /// What is half done goes.
+    fn drop(&mut self) {
+        if let Some((_, draft, _)) = self.named.as_ref().filter(|_| !self.is_whole) {
+            let _ = fs::remove_file(draft);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What had appeared meanwhile was replaced, what was called like a draft was emptied, and drafts stayed.
+    #[test]
+    fn nothing_of_others_is_touched_and_nothing_half_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, draft) = (folder.path().join("all.log"), folder.path().join("all.log.merging"));
+        let read = |path: &Path| fs::read_to_string(path).expect("it is there");
+        let mut target = Target::open(Some(&path)).expect("there is room");
+        target.write(b"ours").expect("there is room");
+        fs::write(&path, "theirs").expect("there is room");
+        let said = format!("{:?}", target.complete().expect_err("the name is somebody's"));
+        assert!(said.contains("all.log`: ") && said.contains("File exists"), "{said}");
+        assert_eq!((read(&path), draft.exists()), ("theirs".into(), false));
+        fs::remove_file(&path).expect("it is there");
+        let mut first = Target::open(Some(&path)).expect("there is room");
+        first.write(b"first").expect("there is room");
+        let said = format!("{:?}", Target::open(Some(&path)).map(drop).expect_err("another run makes it"));
+        assert!(said.contains("all.log.merging` is there: another run makes it"), "{said}");
+        assert_eq!(first.complete().expect("it is ours"), 1);
+        assert_eq!((read(&path), draft.exists()), ("first".into(), false));
     }
 }
