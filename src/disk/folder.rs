@@ -10,10 +10,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_setfl, major, minor, renameat_with};
+use rustix::fs::{OFlags, fcntl_setfl, major, minor};
 use rustix::io::Errno;
 
-use super::{DiskFile, identity, open_regular, private_file, sync_folder};
+use super::{DiskFile, identity, open_regular, private_file, rename_new, sync_folder};
 
 /// Which file it is, whatever its name: device and inode number.
 pub type Identity = (u64, u64);
@@ -125,11 +125,7 @@ impl Folder for RealFolder {
     }
 
     fn rename_new(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
-        match renameat_with(CWD, self.path(from), CWD, self.path(to), RenameFlags::NOREPLACE) {
-            // Of a file system that does not know it (NFS), the look at the names before has to do.
-            Err(Errno::INVAL | Errno::NOSYS) if !self.path(to).exists() => self.rename(from, to),
-            renamed => Ok(renamed?),
-        }
+        rename_new(&self.path(from), &self.path(to))
     }
 
     fn names(&self) -> io::Result<Vec<OsString>> {

@@ -8,12 +8,12 @@ pub mod file_system;
 pub mod folder;
 pub mod journal;
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with};
 use rustix::io::Errno;
 
 /// A file. What was written is safe from a power cut only after `sync`.
@@ -99,6 +99,36 @@ pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o640);
     options
+}
+
+/// Makes a file that is to have another name once it is whole.
+///
+/// # Errors
+/// What the system said; `AlreadyExists`, with the cure, where somebody has the name.
+pub fn create_draft(path: &Path) -> io::Result<File> {
+    let opened = private_file().write(true).create_new(true).open(path);
+    opened.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let shown = path.display();
+            let cure = format!(
+                "`{shown}` is there: another run makes it, or left it when it was killed; then remove it"
+            );
+            io::Error::new(error.kind(), cure)
+        }
+        _ => error,
+    })
+}
+
+/// Gives the file `from` the name `to`, which nobody may have.
+///
+/// # Errors
+/// What the system said; `AlreadyExists` where somebody has it.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Of a file system that does not know it (NFS), a look before has to do.
+        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
+        renamed => Ok(renamed?),
+    }
 }
 
 /// Opens the regular file at `path` as `options` say. Nothing is waited for, and no link is followed.

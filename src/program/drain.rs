@@ -41,10 +41,11 @@ pub fn drain_to_broker_command() -> Command {
     )
 }
 
-/// The spools of a folder: those that are to be drained, and who has the others.
+/// The spools of a folder: those that are to be drained, who has others, and what is wrong with the rest.
 struct Found {
     spools: Vec<Arc<Spool>>,
     held: Vec<(PathBuf, String)>,
+    unknown: Vec<(PathBuf, String)>,
     visits: u64,
 }
 
@@ -61,10 +62,11 @@ impl Found {
         if slots.is_empty() {
             return Err(Failure::Settings(format!("`{}` holds no spool", settings.folder.display())));
         }
-        let mut found = Found { spools: Vec::new(), held: Vec::new(), visits: 0 };
+        let mut found = Found { spools: Vec::new(), held: Vec::new(), unknown: Vec::new(), visits: 0 };
         for Slot { folder, state } in slots {
             match state {
                 SlotState::Held(holder) => found.held.push((folder, holder)),
+                SlotState::Unknown(why) => found.unknown.push((folder, why)),
                 SlotState::Free(0) => {}
                 SlotState::Free(_) => {
                     let spool = Spool::open(&folder, 1, settings.max_bytes);
@@ -84,10 +86,13 @@ impl Found {
     /// Says how it ended; `aside` as for [`tell`].
     ///
     /// # Errors
-    /// What stays.
+    /// What stays, or may stay.
     fn conclude(&self, place: &dyn fmt::Display, aside: bool) -> Result<(), Failure> {
         for (folder, holder) in &self.held {
             tell(&format!("`{}` is left to process {holder}, which has it", folder.display()), aside);
+        }
+        for (folder, why) in &self.unknown {
+            tell(&format!("failed to look at `{}`: {why}", folder.display()), true);
         }
         let left = self.left();
         if left > 0 {
@@ -96,8 +101,13 @@ impl Found {
         }
         let spools = counted(self.spools.len() as u64, "spool");
         match self.visits {
-            0 => tell("nothing waits", aside),
+            0 if self.unknown.is_empty() => tell("nothing waits", aside),
+            0 => {}
             visits => tell(&format!("{} of {spools} {place}", counted(visits, "visit")), aside),
+        }
+        if !self.unknown.is_empty() {
+            let unknown = counted(self.unknown.len() as u64, "spool");
+            return Err(Failure::Runtime(format!("visits may stay in {unknown} that cannot be looked at")));
         }
         Ok(())
     }

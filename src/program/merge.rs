@@ -13,11 +13,13 @@ use uuid::Uuid;
 use super::process::Failure;
 use super::progress::Progress;
 use super::sorted_lines::{Key, SortedLines};
-use crate::disk::{folder_of, private_file, sibling, sync_folder};
+use super::visit_file::{LINE_MAX_BYTES, skip_line};
+use crate::disk::{create_draft, folder_of, rename_new, sibling, sync_folder};
 use crate::limits::raise_open_files_max;
+use crate::visit::lines::LineFormat;
 
-/// A longer line is none of Pixel's, in bytes.
-const LINE_MAX_BYTES: u64 = 1 << 20;
+/// How many lines of a file that are no visits are named.
+const NAMED_MAX: u64 = 5;
 
 /// The subcommand.
 pub fn merge_command() -> Command {
@@ -42,8 +44,9 @@ pub fn merge_command() -> Command {
 /// Where the merged lines go.
 struct Target {
     file: Box<dyn Write>,
-    // The file, and its name until it is whole.
+    // The file, its name until it is whole, and then.
     named: Option<(File, PathBuf, PathBuf)>,
+    is_whole: bool,
     written: u64,
 }
 
@@ -82,9 +85,11 @@ pub fn merge(matches: &ArgMatches) -> Result<(), Failure> {
     let mut target = Target::open(into)?;
     let mut progress = Progress::new("bytes", sizes);
     let mut lines = SortedLines::in_folder(&folder);
-    let mut unnumbered = 0;
+    let (mut unnumbered, mut bad) = (0, 0);
     for path in outputs {
-        unnumbered += read(path, &mut lines)?;
+        let read = read(path, &mut lines)?;
+        unnumbered += read.unnumbered;
+        bad += read.bad;
         progress.advance(fs::metadata(path).map_or(0, |found| found.len()));
     }
     drop(progress);
@@ -96,11 +101,24 @@ pub fn merge(matches: &ArgMatches) -> Result<(), Failure> {
             "{unnumbered} of them are of other clients: they have no numbers, and may be there more than once"
         );
     }
+    if bad > 0 {
+        eprintln!("{bad} lines that are no visits left out");
+    }
     Ok(())
 }
 
-/// Reads the lines of one file; how many have no number. What is behind the last line feed is being written, or torn.
-fn read(path: &Path, lines: &mut SortedLines) -> Result<u64, Failure> {
+/// What was read of a file, in lines.
+#[derive(Default)]
+struct Found {
+    visits: u64,
+    // Of those, the ones without a number.
+    unnumbered: u64,
+    bad: u64,
+}
+
+/// Reads the lines of one file. What others have written into it, and what a crash has left, is left out; what is behind
+/// the last line feed is being written, or torn.
+fn read(path: &Path, lines: &mut SortedLines) -> Result<Found, Failure> {
     let failed = |error: io::Error| unreadable(path, &error);
     let stored = BufReader::new(File::open(path).map_err(failed)?);
     let mut reader: Box<dyn BufRead> = match path.extension().and_then(OsStr::to_str) {
@@ -110,22 +128,41 @@ fn read(path: &Path, lines: &mut SortedLines) -> Result<u64, Failure> {
         }
         _ => Box::new(stored),
     };
-    let (mut line, mut number, mut unnumbered) = (Vec::new(), 0_u64, 0);
+    let (mut line, mut number, mut found, mut first_bad) = (Vec::new(), 0_u64, Found::default(), None);
     loop {
         line.clear();
         number += 1;
-        io::Read::take(&mut reader, LINE_MAX_BYTES).read_until(b'\n', &mut line).map_err(failed)?;
-        if !line.ends_with(b"\n") && (line.len() as u64) < LINE_MAX_BYTES {
-            return Ok(unnumbered);
+        io::Read::take(&mut reader, LINE_MAX_BYTES as u64).read_until(b'\n', &mut line).map_err(failed)?;
+        if !line.ends_with(b"\n") && line.len() < LINE_MAX_BYTES {
+            return match first_bad {
+                Some(refusal) if found.visits == 0 => Err(Failure::Settings(refusal)),
+                _ => Ok(found),
+            };
         }
-        let key = key_of(&line).map_err(|why| {
-            Failure::Settings(format!(
-                "line {number} of `{}` is no visit of format ndjson, which alone has the numbers to know a visit by: {why}",
-                path.display()
-            ))
-        })?;
-        unnumbered += u64::from(key.number.is_none());
-        lines.add(key, &line).map_err(|error| format!("failed to sort: {error}"))?;
+        match key_of(&line) {
+            Ok(key) => {
+                found.visits += 1;
+                found.unnumbered += u64::from(key.number.is_none());
+                lines.add(key, &line).map_err(|error| format!("failed to sort: {error}"))?;
+            }
+            Err(why) => {
+                let refusal = format!(
+                    "line {number} of `{}` is no visit of format ndjson, which alone has the numbers to know a visit by: {why}",
+                    path.display()
+                );
+                if LineFormat::of_line(&line).is_some() {
+                    return Err(Failure::Settings(refusal));
+                }
+                if !line.ends_with(b"\n") {
+                    skip_line(&mut *reader).map_err(failed)?;
+                }
+                found.bad += 1;
+                if found.bad <= NAMED_MAX {
+                    eprintln!("left out: {}:{number}: {why}", path.display());
+                }
+                first_bad.get_or_insert(refusal);
+            }
+        }
     }
 }
 
@@ -145,17 +182,22 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 impl Target {
     fn open(into: Option<&PathBuf>) -> Result<Self, Failure> {
         let Some(path) = into else {
-            return Ok(Target { file: Box::new(io::stdout().lock()), named: None, written: 0 });
+            return Ok(Target {
+                file: Box::new(io::stdout().lock()),
+                named: None,
+                is_whole: false,
+                written: 0,
+            });
         };
         let shown = path.display();
         if path.symlink_metadata().is_ok() {
             return Err(Failure::Settings(format!("`{shown}` is there already: name a new file")));
         }
         let draft = sibling(path, "merging");
-        let opened = private_file().write(true).truncate(true).open(&draft);
-        let file = opened.map_err(|error| Failure::Settings(format!("failed to make `{shown}`: {error}")))?;
+        let file = create_draft(&draft)
+            .map_err(|error| Failure::Settings(format!("failed to make `{shown}`: {error}")))?;
         let named = Some((file.try_clone()?, draft, path.clone()));
-        Ok(Target { file: Box::new(BufWriter::new(file)), named, written: 0 })
+        Ok(Target { file: Box::new(BufWriter::new(file)), named, is_whole: false, written: 0 })
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -168,7 +210,8 @@ impl Target {
         let completed = self.file.flush().and_then(|()| {
             let Some((file, draft, path)) = &self.named else { return Ok(()) };
             file.sync_all()?;
-            fs::rename(draft, path)?;
+            rename_new(draft, path)?;
+            self.is_whole = true;
             sync_folder(folder_of(path))
         });
         completed.map_err(|error| self.failed(&error))?;
@@ -181,5 +224,40 @@ impl Target {
             "failed to write {}: {error}",
             what.as_deref().unwrap_or("the merged lines")
         ))
+    }
+}
+
+impl Drop for Target {
+    /// What is half done goes.
+    fn drop(&mut self) {
+        if let Some((_, draft, _)) = self.named.as_ref().filter(|_| !self.is_whole) {
+            let _ = fs::remove_file(draft);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What had appeared meanwhile was replaced, what was called like a draft was emptied, and drafts stayed.
+    #[test]
+    fn nothing_of_others_is_touched_and_nothing_half_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, draft) = (folder.path().join("all.log"), folder.path().join("all.log.merging"));
+        let read = |path: &Path| fs::read_to_string(path).expect("it is there");
+        let mut target = Target::open(Some(&path)).expect("there is room");
+        target.write(b"ours").expect("there is room");
+        fs::write(&path, "theirs").expect("there is room");
+        let said = format!("{:?}", target.complete().expect_err("the name is somebody's"));
+        assert!(said.contains("all.log`: ") && said.contains("File exists"), "{said}");
+        assert_eq!((read(&path), draft.exists()), ("theirs".into(), false));
+        fs::remove_file(&path).expect("it is there");
+        let mut first = Target::open(Some(&path)).expect("there is room");
+        first.write(b"first").expect("there is room");
+        let said = format!("{:?}", Target::open(Some(&path)).map(drop).expect_err("another run makes it"));
+        assert!(said.contains("all.log.merging` is there: another run makes it"), "{said}");
+        assert_eq!(first.complete().expect("it is ours"), 1);
+        assert_eq!((read(&path), draft.exists()), ("first".into(), false));
     }
 }

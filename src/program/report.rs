@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command as Program, Stdio};
 use std::rc::Rc;
@@ -20,7 +21,7 @@ use signal_hook::flag;
 use url::Url;
 
 use super::options::{Given, OUTPUTS, OutputSettings, with_settings};
-use super::output_files::files_of;
+use super::output_files::{FileToRead, opened_files_of};
 use super::process::Failure;
 use super::progress::Progress;
 use super::tail::{EveryLine, POLL};
@@ -81,12 +82,13 @@ pub fn report(matches: &ArgMatches) -> Result<(), Failure> {
     let output = OutputSettings::read(&mut given);
     given.refuse_bad()?;
     let live = matches.get_one::<SocketAddr>("live").copied();
-    let mut files: Vec<PathBuf> = matches.get_many("files").into_iter().flatten().cloned().collect();
+    let named = matches.get_many("files").into_iter().flatten().cloned();
+    let mut files: Vec<FileToRead> = named.map(FileToRead::named).collect();
     if files.is_empty() && live.is_none() {
         let path = output.file()?;
-        let found = files_of(path);
+        let found = opened_files_of(path);
         let found = found.map_err(|error| format!("failed to look for `{}`: {error}", path.display()))?;
-        files.extend(found.into_iter().map(|file| file.path));
+        files.extend(found.into_iter().map(|(_, file)| file));
         if files.is_empty() {
             return Err(format!("there is no `{}`: name a file of visits", path.display()).into());
         }
@@ -117,10 +119,10 @@ pub fn report(matches: &ArgMatches) -> Result<(), Failure> {
             .into_iter()
             .try_for_each(|signal| flag::register(signal, stop.clone()).map(drop))?;
         let path = output.file()?;
-        return make(target, &options, |goaccess, stdin| {
-            follow(path, stdin, &stop)?;
-            // It would go on by itself; so it ends with 0.
-            kill_process(Pid::from_child(goaccess), Signal::TERM).map_err(|error| error.to_string().into())
+        return make(target, &options, |goaccess, mut stdin| {
+            // One of the usual size is slower, no more.
+            let _ = fcntl_setpipe_size(&stdin, PIPE_BYTES);
+            follow(path, &mut stdin, &stop, || goaccess.try_wait().map(|ended| ended.is_some()))
         });
     }
     let visits = make(target, &[], |_, goaccess| feed(&files, goaccess))?;
@@ -154,27 +156,32 @@ fn make<T>(
     })?;
     let stdin = child.stdin.take().expect("it was piped");
     let fed = feed(&mut child, stdin);
+    // Of a live report it goes on by itself.
+    let is_told = !options.is_empty() && child.try_wait()?.is_none();
+    if is_told {
+        kill_process(Pid::from_child(&child), Signal::TERM).map_err(io::Error::from)?;
+    }
     let ended = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&ended.stderr).trim().to_string();
+    // It may be told before it listens to that, and then ends by it.
+    let is_well = ended.status.success() || is_told && ended.status.signal() == Some(SIGTERM);
     match fed {
+        fed if is_well => fed,
         // What it says tells more than that it does not listen.
-        Err(Failure::Runtime(problem)) if ended.status.success() => Err(problem.into()),
-        Err(_) | Ok(_) if !ended.status.success() => {
-            Err(format!("{GOACCESS} ended with {}: {said}", ended.status).into())
-        }
-        fed => fed,
+        _ => Err(format!("{GOACCESS} ended with {}: {said}", ended.status).into()),
     }
 }
 
 /// Writes every visit as a line for GoAccess; returns how many they are.
-fn feed(files: &[PathBuf], goaccess: impl Write) -> Result<u64, Failure> {
-    let sizes = files.iter().map(|path| path.metadata().map_or(0, |metadata| metadata.len()));
+fn feed(files: &[FileToRead], goaccess: impl Write) -> Result<u64, Failure> {
+    let sizes = files.iter().map(|file| file.path.metadata().map_or(0, |metadata| metadata.len()));
     let mut progress = Progress::new("bytes", sizes.sum());
     let mut goaccess = BufWriter::new(goaccess);
     let read = Rc::new(Cell::new(0));
     let (mut visits, mut bad, mut shown, mut line) = (0_u64, 0_u64, 0, Vec::new());
-    for path in files {
-        let mut file = VisitFile::open(path, None, &read).map_err(|problem| problem.to_string())?;
+    for file in files {
+        let lines = file.lines(&read).map_err(|problem| problem.to_string())?;
+        let mut file = VisitFile::of_lines(&file.path, lines);
         loop {
             match file.next_visit() {
                 Ok(None) => break,
@@ -205,25 +212,39 @@ fn feed(files: &[PathBuf], goaccess: impl Write) -> Result<u64, Failure> {
 }
 
 /// Writes every visit of the output at `path`, and each that comes, as a line for GoAccess until the word to stop is
-/// given.
+/// given. GoAccess, of which `has_ended` tells, is to run for so long.
 ///
 /// About once a second GoAccess takes what is in the pipe, and takes a part of a line for a whole one: so the pipe is made as
 /// large as anybody may, and each line is written in one go, as it is shorter than PIPE_BUF.
-fn follow(path: &Path, mut goaccess: ChildStdin, stop: &AtomicBool) -> Result<(), Failure> {
-    // One of the usual size is slower, no more.
-    let _ = fcntl_setpipe_size(&goaccess, PIPE_BYTES);
+fn follow(
+    path: &Path,
+    goaccess: &mut impl Write,
+    stop: &AtomicBool,
+    mut has_ended: impl FnMut() -> io::Result<bool>,
+) -> Result<(), Failure> {
     let (mut format, mut line) = (None::<LineFormat>, Vec::new());
     let mut lines = EveryLine::of(path)?;
     while !stop.load(Ordering::Relaxed) {
-        lines.new_lines(&mut |written| {
+        let read = lines.new_lines(&mut |written| {
+            // What was rotated may be much.
+            if stop.load(Ordering::Relaxed) {
+                return Err(ErrorKind::Interrupted.into());
+            }
             // Its format may be another from here on; a line that is no visit is somebody else's.
             format =
                 format.filter(|format| format.read(written).is_ok()).or_else(|| LineFormat::of_line(written));
             match format.map(|format| format.read(written)) {
-                Some(Ok(there)) => write_page(&there.visit, &mut line, &mut goaccess),
+                Some(Ok(there)) => write_page(&there.visit, &mut line, goaccess),
                 _ => Ok(()),
             }
-        })?;
+        });
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        read?;
+        if has_ended()? {
+            return Err(Failure::Runtime(format!("{GOACCESS} has ended")));
+        }
         std::thread::sleep(POLL);
     }
     Ok(())
@@ -279,7 +300,81 @@ fn campaign(query: &str) -> Option<Text<'static>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    /// Takes lines, and tells after the first one that it is enough.
+    struct Stopping<'a>(&'a AtomicBool, usize);
+
+    impl Write for Stopping<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.store(true, Ordering::Relaxed);
+            self.1 += 1;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Calls a function before the first line is taken.
+    struct Shifting<F>(Option<F>, Vec<u8>);
+
+    impl<F: FnOnce()> Write for Shifting<F> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.take().into_iter().for_each(|shift| shift());
+            self.1.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// They were opened by name when their turn came, so that one was missed and another counted twice.
+    #[test]
+    fn files_whose_names_shift_while_they_are_read_are_each_read_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        let number = |number: u32| folder.path().join(format!("visits.log.{number}"));
+        for (path, agent) in [(&number(2), "oldest"), (&number(1), "older"), (&path, "newest")] {
+            let line = format!("2026-11-23T10:00:00.0000000Z|null|{agent}|1.1.1.1\n");
+            fs::write(path, line.repeat(500)).expect("there is room");
+        }
+        let files: Vec<FileToRead> = opened_files_of(&path)
+            .expect("the folder can be read")
+            .into_iter()
+            .map(|(_, file)| file)
+            .collect();
+        let shift = || {
+            fs::rename(number(2), number(3)).expect("it is there");
+            fs::rename(number(1), number(2)).expect("it is there");
+            fs::rename(&path, number(1)).expect("it is there");
+        };
+        let mut goaccess = Shifting(Some(shift), Vec::new());
+        assert_eq!(feed(&files, &mut goaccess).map_err(|error| format!("{error:?}")), Ok(1500));
+        let written = String::from_utf8(goaccess.1).expect("text");
+        for agent in ["oldest", "older", "newest"] {
+            assert_eq!(written.matches(&format!("\"{agent}\"")).count(), 500, "{agent}");
+        }
+    }
+
+    /// It was not heard before all of them were read.
+    #[test]
+    fn the_word_to_stop_is_heard_while_rotated_files_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        for name in ["visits.log", "visits.log.1", "visits.log.2"] {
+            let line = "2026-11-23T10:00:00.0000000Z|null|curl/8|1.1.1.1\n";
+            fs::write(folder.path().join(name), line.repeat(3)).expect("there is room");
+        }
+        let stop = AtomicBool::new(false);
+        let mut goaccess = Stopping(&stop, 0);
+        follow(&path, &mut goaccess, &stop, || Ok(false)).expect("it was told to stop");
+        assert_eq!(goaccess.1, 1);
+    }
 
     #[test]
     fn a_visit_is_one_of_the_page_that_shows_the_pixel() {

@@ -1,6 +1,6 @@
 //! Slots that hold visits and that no process has: looked for, told, and relayed to their end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +11,7 @@ use super::process::{Failure, Process};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
-use crate::spool::{Slot, Slots, Spool};
+use crate::spool::{OpenError, Slot, SlotState, Slots, Spool};
 use crate::stop::Stop;
 
 /// How often the other slots are looked at. One is taken that was free at two looks: a collector that is started
@@ -30,8 +30,10 @@ struct Keeper {
     broker: Option<BrokerSettings>,
     metrics: Arc<Metrics>,
     stop: Stop,
-    // The slot that was taken last: the next one is another.
+    // The slot that was tried last: the next one is another.
     last: Option<PathBuf>,
+    // What was wrong with a slot when that was said last.
+    said: BTreeMap<PathBuf, String>,
 }
 
 /// Starts a part of `process` that looks at the other slots of the folder now and then, and tells what waits in those
@@ -51,6 +53,7 @@ pub fn look_after_slots(
         metrics: process.metrics.clone(),
         stop: process.stop.clone(),
         last: None,
+        said: BTreeMap::new(),
     };
     process.part("slots", move || {
         keeper.run();
@@ -67,10 +70,11 @@ impl Keeper {
                 log::warn!("failed to look at the slots of `{}`: {error}", self.folder.display());
                 Vec::new()
             });
+            self.tell_unknown(&found);
+            let is_ripe = |slot: &&Slot| slot.stranded() > 0 && free_before.contains(&slot.folder);
+            let next = self.after_last(&found).find(is_ripe).map(|slot| slot.folder.clone());
             let stranded: Vec<Slot> = found.into_iter().filter(|slot| slot.stranded() > 0).collect();
             self.tell(&stranded, &free_before);
-            let is_ripe = |slot: &&Slot| free_before.contains(&slot.folder);
-            let next = self.after_last(&stranded).find(is_ripe).map(|slot| slot.folder.clone());
             // Without a broker, a slot would be held in vain.
             if let Some(folder) = next.filter(|_| self.metrics.broker_connected.get() == Some(1.0)) {
                 self.take_over(&folder);
@@ -82,10 +86,10 @@ impl Keeper {
         }
     }
 
-    /// The slots, those behind the one that was taken last first.
+    /// The slots, those behind the one that was tried last first.
     fn after_last<'a>(&self, slots: &'a [Slot]) -> impl Iterator<Item = &'a Slot> {
-        let last = self.last.as_deref();
-        let behind = slots.iter().position(|slot| Some(slot.folder.as_path()) > last).unwrap_or(0);
+        let last = slots.iter().position(|slot| Some(&slot.folder) == self.last.as_ref());
+        let behind = last.map_or(0, |last| last + 1);
         slots[behind..].iter().chain(&slots[..behind])
     }
 
@@ -102,6 +106,21 @@ impl Keeper {
         }
     }
 
+    /// Says once which slots cannot be looked at, and why.
+    fn tell_unknown(&mut self, found: &[Slot]) {
+        // What was wrong with the others may come again.
+        let may_stay = |slot: &&Slot| !matches!(slot.state, SlotState::Held(_));
+        let here: BTreeSet<&Path> = found.iter().filter(may_stay).map(|slot| &*slot.folder).collect();
+        self.said.retain(|folder, _| here.contains(&folder.as_path()));
+        for slot in found {
+            if let SlotState::Unknown(why) = &slot.state
+                && is_news(&mut self.said, &slot.folder, why)
+            {
+                log::warn!("failed to look at `{}`: {why}", slot.folder.display());
+            }
+        }
+    }
+
     fn show(&self, slots: usize, visits: u64) {
         self.metrics.stranded_slots.set(slots as f64);
         self.metrics.stranded_visits.set(visits as f64);
@@ -110,11 +129,19 @@ impl Keeper {
     /// Relays what waits in a slot, to its end, until somebody wants it, or until nothing gets on any more.
     fn take_over(&mut self, folder: &Path) {
         let Some(settings) = &self.broker else { return };
+        // Also where it fails: the others have their turn.
+        self.last = Some(folder.into());
         let shown = folder.display();
         let spool = match Spool::take_over(folder, self.max_bytes) {
             Ok(spool) => spool,
             // Somebody was faster.
-            Err(error) => return log::debug!("{error}"),
+            Err(error @ OpenError::Held { .. }) => return log::debug!("{error}"),
+            Err(error) => {
+                if is_news(&mut self.said, folder, &error.to_string()) {
+                    log::warn!("failed to take over `{shown}`: {error}");
+                }
+                return;
+            }
         };
         log::info!("{} in `{shown}`: taking it over", counted(spool.visits(), "visit"));
         let mut gets_on = (spool.visits(), Instant::now());
@@ -133,8 +160,12 @@ impl Keeper {
         });
         log::info!("`{shown}`: {why}; letting it go");
         self.show(usize::from(spool.visits() > 0), spool.visits());
-        self.last = Some(folder.into());
     }
+}
+
+/// Whether something else was wrong with the slot when that was said last.
+fn is_news(said: &mut BTreeMap<PathBuf, String>, folder: &Path, why: &str) -> bool {
+    said.insert(folder.into(), why.into()).is_none_or(|said| said != why)
 }
 
 /// Relays `spool` until the word to stop is given, or `look`, which is asked again and again, says why it is to end.
@@ -168,4 +199,66 @@ pub(super) fn relay(
 
 pub(super) fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::amqp::AmqpUrl;
+    use crate::queue::VisitStore;
+
+    fn keeper(folder: &Path) -> Keeper {
+        Keeper {
+            folder: folder.into(),
+            max_bytes: 1 << 20,
+            broker: Some(BrokerSettings {
+                urls: AmqpUrl::list("amqp://127.0.0.1:1").expect("an address"),
+                tls: None,
+                queue: "visits".into(),
+                shards: 1,
+                declares: true,
+            }),
+            metrics: Arc::default(),
+            stop: Stop::default(),
+            last: None,
+            said: BTreeMap::new(),
+        }
+    }
+
+    /// By their paths as text, "10" stands before "2", and the first one came again.
+    #[test]
+    fn the_slot_behind_the_one_that_was_tried_last_is_the_next_by_number() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for slot in ["2", "10"] {
+            let spool = Spool::open(&folder.path().join(slot), 1, 1 << 20).expect("there is room");
+            spool.append(b"{}\n", 1).expect("there is room");
+        }
+        let mut keeper = keeper(folder.path());
+        let slots = Slots::of(folder.path()).look().expect("the folder can be read");
+        for (last, next) in [(None, "2"), (Some("2"), "10"), (Some("10"), "2"), (Some("7"), "2")] {
+            keeper.last = last.map(|last| folder.path().join(last));
+            let found = keeper.after_last(&slots).next().map(|slot| slot.folder.clone());
+            assert_eq!(found, Some(folder.path().join(next)), "behind {last:?}");
+        }
+    }
+
+    /// It was tried for ever, unseen, and no other slot had its turn.
+    #[test]
+    fn a_slot_that_cannot_be_taken_over_is_told_once_and_makes_room_for_the_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let slot = folder.path().join("2");
+        Spool::open(&slot, 1, 1 << 20).expect("there is room").append(b"{}\n", 1).expect("there is room");
+        fs::write(slot.join("shards"), "damaged").expect("there is room");
+        let mut keeper = keeper(folder.path());
+        keeper.take_over(&slot);
+        assert_eq!(keeper.last.as_ref(), Some(&slot));
+        let why = Spool::take_over(&slot, 1 << 20).map(drop).expect_err("it is damaged").to_string();
+        assert!(!is_news(&mut keeper.said, &slot, &why), "{why}");
+        // It comes again, where somebody had it meanwhile.
+        let has_it = SlotState::Held("7".into());
+        keeper.tell_unknown(&[Slot { folder: slot.clone(), state: has_it }]);
+        assert!(is_news(&mut keeper.said, &slot, &why));
+    }
 }

@@ -42,6 +42,13 @@ impl fmt::Display for FileProblem {
 
 impl std::error::Error for FileProblem {}
 
+impl FileProblem {
+    /// What the system said of the file at `path`.
+    pub fn whole(path: &Path, error: &io::Error) -> Self {
+        FileProblem { file: path.display().to_string(), line: None, problem: error.to_string() }
+    }
+}
+
 /// A stream that counts what was read of it, in bytes.
 struct Counted<R> {
     inner: R,
@@ -66,11 +73,7 @@ pub fn open_plain(path: &Path, read: &Rc<Cell<u64>>) -> Result<Box<dyn BufRead>,
         true => decompressed(io::stdin(), read),
         false => open_stored(path).and_then(|file| decompressed(file, read)),
     };
-    opened.map_err(|error| FileProblem {
-        file: path.display().to_string(),
-        line: None,
-        problem: error.to_string(),
-    })
+    opened.map_err(|error| FileProblem::whole(path, &error))
 }
 
 /// What `stored` holds, decompressed if it begins as gzip or zstd; `read` is told how many of its bytes were read.
@@ -118,7 +121,12 @@ impl VisitFile {
     /// What the system said.
     pub fn open(path: &Path, format: Option<LineFormat>, read: &Rc<Cell<u64>>) -> Result<Self, FileProblem> {
         let reader = open_plain(path, read)?;
-        Ok(VisitFile { name: path.display().to_string(), reader, format, line: Vec::new(), number: 0 })
+        Ok(VisitFile { format, ..VisitFile::of_lines(path, reader) })
+    }
+
+    /// The file at `path`, of which these are the lines.
+    pub fn of_lines(path: &Path, reader: Box<dyn BufRead>) -> Self {
+        VisitFile { name: path.display().to_string(), reader, format: None, line: Vec::new(), number: 0 }
     }
 
     /// The next visit; `None` at the end. After a line that is none it can be gone on.
@@ -169,7 +177,10 @@ impl VisitFile {
 }
 
 /// Reads up to the end of a line, and keeps nothing of it.
-fn skip_line(reader: &mut dyn BufRead) -> io::Result<()> {
+///
+/// # Errors
+/// What the system said.
+pub fn skip_line(reader: &mut dyn BufRead) -> io::Result<()> {
     loop {
         let there = reader.fill_buf()?;
         let end = memchr::memchr(b'\n', there);

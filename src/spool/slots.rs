@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::damage::Legible;
-use super::open::{FIRST_SEQUENCE, LOCK, WANTED, confirmed_in, read_producer, segments};
+use super::open::{FIRST_SEQUENCE, LOCK, OpenError, WANTED, confirmed_in, read_producer, segments};
 use super::segment::records;
 use crate::disk::open_private;
 
@@ -27,13 +27,15 @@ pub enum SlotState {
     Held(String),
     /// Nobody; and so many visits wait in it.
     Free(u64),
+    /// That cannot be told, nor what waits in it: why.
+    Unknown(String),
 }
 
 impl Slot {
     /// How many visits wait in it while nobody has it.
     pub fn stranded(&self) -> u64 {
         match self.state {
-            SlotState::Held(_) => 0,
+            SlotState::Held(_) | SlotState::Unknown(_) => 0,
             SlotState::Free(visits) => visits,
         }
     }
@@ -52,28 +54,33 @@ impl Slots {
         Slots { folder: folder.into(), counted: BTreeMap::new() }
     }
 
-    /// Every spool that there is now. One that cannot be looked at is left out, and said in the log.
+    /// Every spool that there is now, also one that cannot be looked at.
     ///
     /// # Errors
     /// What the system said to the folder.
     pub fn look(&mut self) -> io::Result<Vec<Slot>> {
         let mut slots = Vec::new();
         for folder in spools_in(&self.folder)? {
-            match self.look_at(&folder) {
-                Ok(state) => slots.extend(state.map(|state| Slot { folder, state })),
-                Err(error) => log::debug!("failed to look at `{}`: {error}", folder.display()),
-            }
+            // Whoever takes it meanwhile may remove what was just listed.
+            let state = self.look_at(&folder).or_else(|_| self.look_at(&folder));
+            let state = state.unwrap_or_else(|error| Some(SlotState::Unknown(error.to_string())));
+            slots.extend(state.map(|state| Slot { folder, state }));
         }
         Ok(slots)
     }
 
     fn look_at(&mut self, folder: &Path) -> io::Result<Option<SlotState>> {
-        let known = read_producer(folder).map_err(|error| io::Error::other(error.to_string()))?;
-        let lock = folder.join(LOCK);
-        if known.is_none() || !lock.exists() {
+        let known = match read_producer(folder) {
+            // A file whose name is a number.
+            Err(OpenError::Disk { error, .. }) if error.kind() == io::ErrorKind::NotADirectory => None,
+            known => known.map_err(|error| io::Error::other(error.to_string()))?,
+        };
+        if known.is_none() {
             return Ok(None);
         }
-        let file = File::open(&lock)?;
+        let lock = folder.join(LOCK);
+        let file = File::open(&lock)
+            .map_err(|error| io::Error::new(error.kind(), format!("`{}`: {error}", lock.display())))?;
         match fs2::FileExt::try_lock_shared(&file) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -137,4 +144,31 @@ pub(super) fn is_wanted(folder: &Path) -> bool {
     let Ok(wanted) = File::open(folder.join(WANTED)) else { return false };
     let locked = fs2::FileExt::try_lock_exclusive(&wanted);
     locked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They were left out, and passed for empty.
+    #[test]
+    fn a_slot_that_cannot_be_looked_at_is_told_with_what_is_wrong() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let producer = "01234567-89ab-cdef-0123-456789abcdef";
+        let newer = format!("{producer}\nformat 99\n");
+        for (slot, text) in [("0", "no producer"), ("2", &*newer), ("10", producer)] {
+            fs::create_dir(folder.path().join(slot)).expect("there is room");
+            fs::write(folder.path().join(slot).join("producer"), text).expect("there is room");
+        }
+        // No spools.
+        fs::create_dir(folder.path().join("3")).expect("there is room");
+        fs::write(folder.path().join("4"), "").expect("there is room");
+        let found = Slots::of(folder.path()).look().expect("the folder can be read");
+        let wrong = ["it is no UUID", "has format 99", "lock`: No such file"];
+        assert_eq!(found.len(), wrong.len(), "{found:?}");
+        for ((slot, wrong), name) in found.iter().zip(wrong).zip(["0", "2", "10"]) {
+            assert_eq!((slot.folder.as_path(), slot.stranded()), (&*folder.path().join(name), 0));
+            assert!(matches!(&slot.state, SlotState::Unknown(why) if why.contains(wrong)), "{slot:?}");
+        }
+    }
 }

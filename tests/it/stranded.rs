@@ -163,6 +163,32 @@ fn drain_writes_what_waits_in_every_slot_and_says_so() -> Outcome {
     Ok(())
 }
 
+/// It passed for empty: "nothing waits", or "holds no spool".
+#[test]
+fn a_slot_that_cannot_be_looked_at_is_told_and_drain_ends_with_1() -> Outcome {
+    let launch = Embedded::launch()?.with("listen", "127.0.0.1:0").with("spool-slots", "2");
+    let spool = launch.folder().join("spool");
+    fs::create_dir_all(spool.join("7"))?;
+    fs::write(spool.join("7/producer"), "damaged")?;
+    let drain = Launch::new("pixel")?.argument("drain").with("spool-dir", &spool);
+    let drain = drain.with("format", "ndjson");
+    let is_told = |status: i32, log: &str| {
+        status == 1
+            && log.contains("spool/7`: ")
+            && log.contains("it is no UUID")
+            && log.contains("visits may stay in 1 spool that cannot be looked at")
+    };
+    let (status, said, log) = drain.run()?;
+    assert!(is_told(status, &log) && !said.contains("nothing waits"), "{status} {said} {log}");
+    let lost = launch.clone().with("output", launch.folder().join("away/visits.log"));
+    let mut pixel = lost.start()?;
+    pixel.wait_for_log("failed to look at")?;
+    let promised = leave_behind(pixel, 100)?;
+    let (status, said, log) = drain.run()?;
+    assert!(is_told(status, &log) && said.contains("visits of 1 spool written"), "{status} {said} {log}");
+    drain.output().has_each_once(&promised)
+}
+
 #[test]
 fn drain_publishes_what_waits_and_leaves_what_a_process_has() -> Outcome {
     let broker = Broker::shared()?;

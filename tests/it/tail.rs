@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -222,6 +223,36 @@ fn a_live_report_goes_on_with_what_is_written() -> Outcome {
     let (status, _, said) = bad.run()?;
     assert!(status == 2 && said.contains("--live"), "{status}: {said}");
     system.stop_and_audit()
+}
+
+/// It hung for ever where the output could not be followed, and where GoAccess had ended and no visit came.
+#[test]
+fn a_live_report_ends_with_what_is_wrong() -> Outcome {
+    let launch = Launch::new("pixel")?.argument("report").argument("--live").argument("127.0.0.1:1");
+    let programs = launch.folder().join("programs");
+    fs::create_dir(&programs)?;
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    let launch = launch.variable("PATH", &path);
+    for (goaccess, output, told) in [
+        // As GoAccess does, it goes on when nobody writes any more.
+        (
+            "trap 'exit 0' TERM; cat > /dev/null; while :; do sleep 0.1; done",
+            "programs/goaccess/visits.log",
+            "Not a directory",
+        ),
+        ("echo no port >&2; exit 3", "visits.log", "goaccess ended with exit status: 3: no port"),
+        ("exit 0", "visits.log", "goaccess has ended"),
+    ] {
+        let script = programs.join("goaccess");
+        fs::write(&script, format!("#!/bin/sh\n{goaccess}\n"))?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        let mut report = launch.clone().with("output", launch.folder().join(output)).spawn()?;
+        let status = report.wait()?;
+        wait_until("its last words", || report.log().contains(told))
+            .map_err(|error| format!("{error}: {status} {}", report.log()))?;
+        assert_eq!(status, 1, "{goaccess}");
+    }
+    Ok(())
 }
 
 /// The first message of GoAccess to a browser that has just opened the report (RFC 6455).

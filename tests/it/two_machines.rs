@@ -246,10 +246,29 @@ fn visits_in_both_outputs_are_told_from_lost_ones_and_merged_to_one_each() -> Ou
     let merge = Launch::new("pixel")?.argument("merge").argument(&paths[0]);
     let (status, lines, said) = merge.clone().argument(&format!("{}.gz", paths[1])).run()?;
     assert!(status == 0 && lines.lines().eq(merged.lines()), "{status} {said} {lines}");
+    // What others have written into one, and what a crash has left in it.
+    let mut with_others: Vec<String> = merged.lines();
+    with_others.insert(0, "a line of others".into());
+    with_others.insert(3, "{\"received_at\":\"2022-12-19T14:16".into());
+    with_others.push("x".repeat(3 << 20));
+    let others = first.folder().join("others.log");
+    std::fs::write(&others, with_others.join("\n") + "\n")?;
+    let alone = Launch::new("pixel")?.argument("merge").argument(&others.display().to_string());
+    let (status, lines, said) = alone.run()?;
+    assert!(status == 0 && lines.lines().eq(merged.lines()), "{status} {said} {lines}");
+    assert!(
+        said.contains("others.log:4: ") && said.contains("3 lines that are no visits left out"),
+        "{said}"
+    );
     // What has no numbers cannot be merged.
     let plain = Output::at(first.folder().join("plain.log"));
     plain.append("2022-12-19T14:16:49.9605280Z|null|null|192.168.1.1\n")?;
-    for (other, told) in [("plain.log", "line 1 of `"), ("nowhere.log", "nowhere.log`: No such file")] {
+    std::fs::write(first.folder().join("no-visits.log"), "a line of others\nanother\n")?;
+    for (other, told) in [
+        ("plain.log", "line 1 of `"),
+        ("no-visits.log", "line 1 of `"),
+        ("nowhere.log", "nowhere.log`: No such file"),
+    ] {
         let other = first.folder().join(other).display().to_string();
         let (status, lines, said) = merge.clone().argument(&other).run()?;
         assert!(status == 2 && lines.is_empty() && said.contains(told), "{status} {said} {lines}");

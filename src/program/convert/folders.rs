@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::file_format::FileFormat;
 use super::sink::Sink;
 use super::sinks::sink;
-use crate::disk::{folder_of, keep_names, private_file, sibling, sync_folder};
+use crate::disk::{create_draft, folder_of, keep_names, rename_new, sibling, sync_folder};
 use crate::visit::lines::Numbered;
 
 /// How many files are open at once: each has some memory. Of more, the one that was used least lately is closed, and
@@ -56,10 +56,9 @@ pub(super) struct Files {
     open: BTreeMap<String, Open>,
     // By folder: how many files were begun in it.
     begun: BTreeMap<String, u32>,
-    // With the name that each is to have.
+    // With the name that each is to have, which it has not got yet.
     drafts: Vec<PathBuf>,
     used: u64,
-    is_done: bool,
 }
 
 impl Files {
@@ -74,7 +73,6 @@ impl Files {
             begun: BTreeMap::new(),
             drafts: Vec::new(),
             used: 0,
-            is_done: false,
         }
     }
 
@@ -109,12 +107,13 @@ impl Files {
         while let Some((folder, open)) = self.open.pop_first() {
             self.close(&folder, open)?;
         }
-        for path in &self.drafts {
-            let named = fs::rename(draft(path), path).and_then(|()| sync_folder(folder_of(path)));
-            named.map_err(|error| failed(path, &error))?;
+        let count = self.drafts.len();
+        while let Some(path) = self.drafts.last() {
+            rename_new(&draft(path), path).map_err(|error| failed(path, &error))?;
+            let path = self.drafts.pop().expect("there is a last one");
+            sync_folder(folder_of(&path)).map_err(|error| failed(&path, &error))?;
         }
-        self.is_done = true;
-        Ok(self.drafts.len())
+        Ok(count)
     }
 
     fn begin(&mut self, folder: &str) -> Result<Open, String> {
@@ -130,17 +129,28 @@ impl Files {
         if path.symlink_metadata().is_ok() {
             return Err(format!("`{}` is there already: remove it, or name another", path.display()));
         }
-        let make = || -> io::Result<Open> {
+        let make = || -> io::Result<File> {
             if self.by != By::All {
                 fs::create_dir_all(folder_of(&path))?;
                 keep_names(folder_of(&path));
             }
-            let file = private_file().write(true).truncate(true).open(draft(&path))?;
-            Ok(Open { sink: sink(self.format, Box::new(file.try_clone()?))?, file, used: 0 })
+            create_draft(&draft(&path))
         };
-        let open = make().map_err(|error| failed(&path, &error));
-        self.drafts.push(path);
-        open
+        let file = make().map_err(|error| {
+            self.remove_folders(&path);
+            failed(&path, &error)
+        })?;
+        self.drafts.push(path.clone());
+        let sink = file.try_clone().and_then(|file| sink(self.format, Box::new(file)));
+        Ok(Open { sink: sink.map_err(|error| failed(&path, &error))?, file, used: 0 })
+    }
+
+    /// Removes the new folders of a file that have nothing else.
+    fn remove_folders(&self, path: &Path) {
+        let folders = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
+        for folder in folders.filter(|folder| *folder != self.root || !self.is_found) {
+            let _ = fs::remove_dir(folder);
+        }
     }
 
     /// Closes the file that was used least lately, where so many are open.
@@ -164,15 +174,9 @@ impl Files {
 impl Drop for Files {
     /// What is half done goes, and the folders that have nothing else.
     fn drop(&mut self) {
-        if self.is_done {
-            return;
-        }
         for path in &self.drafts {
             let _ = fs::remove_file(draft(path));
-            let folders = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
-            for folder in folders.filter(|folder| *folder != self.root || !self.is_found) {
-                let _ = fs::remove_dir(folder);
-            }
+            self.remove_folders(path);
         }
     }
 }
@@ -183,4 +187,41 @@ fn draft(path: &Path) -> PathBuf {
 
 fn failed(path: &Path, error: &io::Error) -> String {
     format!("failed to write `{}`: {error}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::visit::Visit;
+    use crate::visit::lines::LineFormat;
+
+    /// What had appeared meanwhile was replaced, and what was called like a draft was emptied, and removed.
+    #[test]
+    fn nothing_of_others_is_touched_and_nothing_half_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("hours");
+        let day = root.join("dt=1970-01-01");
+        let (path, draft) = (day.join("visits.log"), day.join("visits.log.tmp"));
+        let visit = Visit::new(Timestamp::UNIX_EPOCH, [1, 2, 3, 4].into());
+        let visit = || Numbered { visit: &visit, number: None };
+        let files = || Files::new(&root, By::Day, FileFormat::Lines(LineFormat::Pipe));
+        let read = |path: &Path| fs::read_to_string(path).expect("it is there");
+        fs::create_dir_all(&day).expect("there is room");
+        fs::write(&draft, "theirs").expect("there is room");
+        let said = files().add(visit()).expect_err("the draft is somebody's");
+        assert!(said.contains("visits.log.tmp` is there: another run makes it"), "{said}");
+        assert_eq!(read(&draft), "theirs");
+        fs::remove_file(&draft).expect("it is there");
+        let mut ours = files();
+        ours.add(visit()).expect("there is room");
+        fs::write(&path, "theirs").expect("there is room");
+        let said = ours.finish().expect_err("the name is somebody's");
+        assert!(said.contains("File exists"), "{said}");
+        assert_eq!((read(&path), draft.exists()), ("theirs".into(), false));
+        fs::remove_dir_all(&root).expect("it is there");
+        let mut ours = files();
+        ours.add(visit()).expect("there is room");
+        assert_eq!(ours.finish(), Ok(1));
+        assert!(path.exists() && !draft.exists());
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use crate::disk::folder::Identity;
 use crate::disk::{identity, open_regular};
 use crate::output::names::plain;
-use crate::program::output_files::{OutputFileFound, files_of};
-use crate::program::visit_file::{LINE_MAX_BYTES, decompressed, open_plain};
+use crate::program::output_files::{FileToRead, OutputFileFound, are_the_same, files_of, opened_files_of};
+use crate::program::visit_file::{LINE_MAX_BYTES, decompressed};
 
 /// How many visits are shown of what was written before.
 const LAST_LINES: usize = 10;
@@ -36,6 +36,7 @@ struct Growing {
     begun: Vec<u8>,
     // Its first line, once that was read from its beginning.
     head: Option<Vec<u8>>,
+    // Once it has lost its name.
     looks_left: u32,
 }
 
@@ -51,6 +52,20 @@ impl Growing {
             head: None,
             looks_left: LOOKS_BACK,
         })
+    }
+
+    /// Leaves out the lines that are there.
+    fn skip_lines(&mut self) -> io::Result<()> {
+        loop {
+            match end_of_lines(&mut self.file) {
+                // It was cut off since its length was asked for.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
+                found => {
+                    (self.read_to, self.last) = found?;
+                    return Ok(());
+                }
+            }
+        }
     }
 
     fn was_cut_off(&self) -> io::Result<bool> {
@@ -110,6 +125,8 @@ pub(super) struct Followed {
     // The first lines of the files that are known: what begins with one of them is that file's copy.
     heads: BTreeSet<Vec<u8>>,
     looked: SystemTime,
+    // The files that were there at the start, and until the first look.
+    rotated: Vec<(OutputFileFound, FileToRead)>,
 }
 
 impl Followed {
@@ -119,17 +136,20 @@ impl Followed {
     /// What the system said of the file.
     pub(super) fn start(path: &Path) -> io::Result<Self> {
         let looked = SystemTime::now();
-        let found = files_of(path).unwrap_or_default();
+        let rotated = opened_files_of(path).unwrap_or_default();
         let mut followed = Followed {
             path: path.into(),
             open: None,
             before: Vec::new(),
-            heads: found.iter().filter_map(|file| first_line(&mut *opened(&file.path)?)).collect(),
+            heads: rotated.iter().filter_map(|(_, file)| first_line(&mut *lines_in(file)?)).collect(),
             looked,
+            rotated,
         };
         followed.open = followed.open_named()?;
+        let open = followed.open.as_ref().map(|open| open.identity);
+        followed.rotated.retain(|(file, _)| Some(file.identity) != open);
         if let Some(open) = &mut followed.open {
-            open.read_to = end_of_lines(&mut open.file)?;
+            open.skip_lines()?;
         }
         Ok(followed)
     }
@@ -152,22 +172,28 @@ impl Followed {
 
     /// From the beginning of the file after all.
     pub(super) fn rewind(&mut self) {
-        self.open.iter_mut().for_each(|open| open.read_to = 0);
+        if let Some(open) = &mut self.open {
+            open.read_to = 0;
+            open.last.clear();
+        }
     }
 
-    /// Tells `each` every line of the files that were rotated before the start.
+    /// The files that were rotated before the start, the oldest first, once.
+    pub(super) fn rotated(&mut self) -> Vec<(OutputFileFound, FileToRead)> {
+        std::mem::take(&mut self.rotated)
+    }
+
+    /// Tells `each` every line of those.
     ///
     /// # Errors
-    /// What the system said of a file, and what `each` returns.
-    pub(super) fn rotated_before(&self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let files = files_of(&self.path).unwrap_or_default();
-        let rotated = files.iter().filter(|file| !self.is(file.identity));
-        rotated.filter_map(|file| opened(&file.path)).try_for_each(|mut lines| lines_of(&mut *lines, each))
-    }
-
-    /// Whether it is the file that has the name.
-    pub(super) fn is(&self, identity: Identity) -> bool {
-        self.open.as_ref().is_some_and(|open| open.identity == identity)
+    /// What `each` returns.
+    pub(super) fn rotated_before(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        for (found, file) in self.rotated() {
+            if let Some(mut lines) = lines_in(&file) {
+                lines_of(&found.path, &mut *lines, each)?;
+            }
+        }
+        Ok(())
     }
 
     /// Tells `each` every line that came since, in the order of the files.
@@ -175,6 +201,8 @@ impl Followed {
     /// # Errors
     /// What the system said of a file, and what `each` returns.
     pub(super) fn new_lines(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        // Who wanted them has had them: their room is others'.
+        self.rotated.clear();
         let named = match self.path.symlink_metadata() {
             Ok(metadata) => Some(identity(&metadata)),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -182,16 +210,18 @@ impl Followed {
         };
         if named.is_some() && self.open.as_ref().map(|open| open.identity) != named {
             let new = self.open_named()?;
-            self.before.extend(self.open.take());
+            self.before.extend(self.open.take().map(|open| Growing { looks_left: LOOKS_BACK, ..open }));
             self.in_between(new.as_ref().map(|new| new.identity), each)?;
             self.open = new.map(|new| self.known(new.identity).unwrap_or(new));
         }
         for file in self.before.iter_mut().chain(&mut self.open) {
             file.new_lines(each)?;
-            file.looks_left = file.looks_left.saturating_sub(1);
             self.heads.extend(file.head.take());
         }
-        self.before.retain(|file| file.looks_left > 0);
+        self.before.retain_mut(|file| {
+            file.looks_left = file.looks_left.saturating_sub(1);
+            file.looks_left > 0
+        });
         Ok(())
     }
 
@@ -220,10 +250,7 @@ impl Followed {
             }
             // What is renamed or compressed while a folder is read may be missed.
             let again = files_of(&self.path)?;
-            let names = |files: &[OutputFileFound]| -> Vec<_> {
-                files.iter().map(|file| (file.path.clone(), file.identity)).collect()
-            };
-            if names(&again) == names(&found) {
+            if are_the_same(&again, &found) {
                 return Ok(());
             }
             found = again;
@@ -256,7 +283,7 @@ impl Followed {
             return Ok(());
         }
         each(&head)?;
-        lines_of(&mut lines, each)
+        lines_of(&found.path, &mut lines, each)
     }
 
     fn open_named(&self) -> io::Result<Option<Growing>> {
@@ -268,8 +295,8 @@ impl Followed {
     }
 }
 
-/// Where the last whole line ends.
-fn end_of_lines(file: &mut File) -> io::Result<u64> {
+/// Where the last whole line ends, and what stands right before that.
+fn end_of_lines(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
     let mut end = file.metadata()?.len();
     let mut piece = vec![0; 4096];
     while end > 0 {
@@ -278,16 +305,21 @@ fn end_of_lines(file: &mut File) -> io::Result<u64> {
         file.seek(SeekFrom::Start(from))?;
         file.read_exact(there)?;
         match memchr::memrchr(b'\n', there) {
-            Some(at) => return Ok(from + at as u64 + 1),
+            Some(at) => {
+                end = from + at as u64 + 1;
+                let mut last = vec![0; end.min(KNOWN_BYTES as u64) as usize];
+                file.read_exact_at(&mut last, end.saturating_sub(KNOWN_BYTES as u64))?;
+                return Ok((end, last));
+            }
             None => end = from,
         }
     }
-    Ok(0)
+    Ok((0, Vec::new()))
 }
 
 /// The lines of a file, decompressed; none where it cannot be read.
-fn opened(path: &Path) -> Option<Box<dyn BufRead>> {
-    open_plain(path, &Rc::default()).ok()
+fn lines_in(file: &FileToRead) -> Option<Box<dyn BufRead>> {
+    file.lines(&Rc::default()).ok()
 }
 
 /// The first line; none where there is none, or it cannot be read.
@@ -297,14 +329,24 @@ fn first_line(reader: &mut dyn BufRead) -> Option<Vec<u8>> {
     line.ends_with(b"\n").then_some(line)
 }
 
-/// Tells `each` every line that is left.
-fn lines_of(reader: &mut dyn BufRead, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+/// Tells `each` every line that is left of the file at `path`. What cannot be read of it is left out, with a word.
+fn lines_of(
+    path: &Path,
+    reader: &mut dyn BufRead,
+    each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let mut line = Vec::new();
-    while (&mut *reader).take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line)? > 0 {
-        each(&line)?;
+    loop {
         line.clear();
+        match (&mut *reader).take(LINE_MAX_BYTES as u64).read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(()),
+            Ok(_) => each(&line)?,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "left out: failed to read `{}`: {error}", path.display());
+                return Ok(());
+            }
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -347,6 +389,67 @@ mod tests {
         assert_eq!(look(&mut followed), ["last"]);
     }
 
+    /// So did its start.
+    #[test]
+    fn a_file_that_is_cut_off_while_it_is_begun_with_is_begun_with_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        fs::write(&path, "").expect("written");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..10_000 {
+                    fs::write(&path, format!("{n}\n")).expect("written");
+                }
+                is_over.store(true, Ordering::Release);
+            });
+            while !is_over.load(Ordering::Acquire) {
+                Followed::start(&path).expect("it is there");
+            }
+        });
+    }
+
+    /// Nothing had been read of it yet, by which that could be known.
+    #[test]
+    fn an_idle_file_that_is_cut_off_and_grows_past_its_old_length_is_shown_from_its_beginning() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        fs::write(&path, "1\n").expect("written");
+        let mut followed = Followed::start(&path).expect("it is there");
+        assert_eq!(look(&mut followed), [""; 0]);
+        fs::write(&path, "2\n3\n").expect("written");
+        assert_eq!(look(&mut followed), ["2", "3"]);
+    }
+
+    /// One of them ended it.
+    #[test]
+    fn a_rotated_file_that_is_damaged_is_left_out_from_there_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        let stored = zstd::encode_all(&b"1\n2\n"[..], 1).expect("memory");
+        let damaged = [stored.as_slice(), &stored[..5]].concat();
+        let all = |followed: &mut Followed| {
+            let mut seen = Vec::new();
+            let see = &mut |line: &[u8]| {
+                seen.push(String::from_utf8_lossy(line).trim_end().to_string());
+                Ok(())
+            };
+            followed.rotated_before(see).expect("it can be read");
+            seen
+        };
+        fs::write(folder.path().join("visits.log.1.zst"), &damaged).expect("written");
+        fs::write(&path, "3\n").expect("written");
+        let mut followed = Followed::start(&path).expect("it is there");
+        assert_eq!(all(&mut followed), ["1", "2"]);
+        // And one that comes.
+        let later = zstd::encode_all(&b"4\n5\n"[..], 1).expect("memory");
+        fs::write(folder.path().join("visits.log.2.zst"), [&later[..], &later[..5]].concat())
+            .expect("written");
+        fs::rename(&path, folder.path().join("visits.log.3")).expect("renamed");
+        fs::write(&path, "6\n").expect("written");
+        assert_eq!(look(&mut followed), ["4", "5", "6"]);
+    }
+
     #[test]
     fn a_file_that_gets_its_name_back_goes_on_where_it_was() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -355,6 +458,9 @@ mod tests {
         let mut followed = Followed::start(&path).expect("it is there");
         fs::write(&path, "1\n").expect("written");
         assert_eq!(look(&mut followed), ["1"]);
+        for _ in 0..LOOKS_BACK + 10 {
+            assert_eq!(look(&mut followed), [""; 0]);
+        }
         fs::rename(&path, &aside).expect("renamed");
         fs::write(&path, "2\n").expect("written");
         assert_eq!(look(&mut followed), ["2"]);
@@ -362,5 +468,23 @@ mod tests {
         assert_eq!(look(&mut followed), [""; 0]);
         fs::write(&path, "1\n3\n").expect("written");
         assert_eq!(look(&mut followed), ["3"]);
+    }
+
+    /// A file that had been open for longer than one that is rotated is looked at was given up in the look in which it
+    /// lost its name.
+    #[test]
+    fn a_batch_that_is_late_is_shown_however_long_its_file_was_open() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, aside) = (folder.path().join("visits.log"), folder.path().join("visits.log.1"));
+        fs::write(&path, "").expect("written");
+        let mut followed = Followed::start(&path).expect("it is there");
+        for _ in 0..LOOKS_BACK + 10 {
+            assert_eq!(look(&mut followed), [""; 0]);
+        }
+        fs::rename(&path, &aside).expect("renamed");
+        fs::write(&path, "2\n").expect("written");
+        assert_eq!(look(&mut followed), ["2"]);
+        fs::write(&aside, "1\n").expect("written");
+        assert_eq!(look(&mut followed), ["1"]);
     }
 }

@@ -4,7 +4,6 @@ mod chosen;
 mod follow;
 mod shown;
 
-use std::cell::Cell;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::rc::Rc;
@@ -17,7 +16,7 @@ use self::chosen::Chosen;
 use self::follow::Followed;
 use self::shown::Shown;
 use super::options::{Given, OUTPUTS, OutputSettings, with_settings};
-use super::output_files::files_of;
+use super::output_files::FileToRead;
 use super::process::Failure;
 use super::visit_file::VisitFile;
 use crate::visit::lines::{LineFormat, ReadBack};
@@ -76,9 +75,9 @@ fn show(path: &Path, since: Option<Timestamp>, ends: bool, view: &mut View) -> i
         None => followed.last_lines().iter().try_for_each(|line| view.line(line))?,
         Some(since) => {
             let from = SystemTime::from(since);
-            for file in files_of(path).unwrap_or_default() {
-                if !followed.is(file.identity) && file.modified >= from {
-                    since_in(&file.path, since, view)?;
+            for (found, file) in followed.rotated() {
+                if found.modified >= from {
+                    since_in(&file, since, view)?;
                 }
             }
             followed.rewind();
@@ -99,7 +98,6 @@ fn show(path: &Path, since: Option<Timestamp>, ends: bool, view: &mut View) -> i
 /// Every line of an output, from its first rotated file on.
 pub(super) struct EveryLine {
     followed: Followed,
-    has_begun: bool,
 }
 
 impl EveryLine {
@@ -110,7 +108,7 @@ impl EveryLine {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let mut followed = Followed::start(path)?;
         followed.rewind();
-        Ok(EveryLine { followed, has_begun: false })
+        Ok(EveryLine { followed })
     }
 
     /// Tells `each` those that were not told before.
@@ -118,18 +116,16 @@ impl EveryLine {
     /// # Errors
     /// What the system said of a file, and what `each` returns.
     pub(super) fn new_lines(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        if !std::mem::replace(&mut self.has_begun, true) {
-            self.followed.rotated_before(each)?;
-        }
+        self.followed.rotated_before(each)?;
         self.followed.new_lines(each)
     }
 }
 
 /// Shows what was received since then of a file that was rotated.
-fn since_in(path: &Path, since: Timestamp, view: &mut View) -> io::Result<()> {
-    let read = Rc::new(Cell::new(0));
+fn since_in(file: &FileToRead, since: Timestamp, view: &mut View) -> io::Result<()> {
     // One that is gone by now was compressed, or removed.
-    let Ok(mut file) = VisitFile::open(path, None, &read) else { return Ok(()) };
+    let Ok(lines) = file.lines(&Rc::default()) else { return Ok(()) };
+    let mut file = VisitFile::of_lines(&file.path, lines);
     loop {
         match file.next_visit() {
             Ok(Some(visit)) if visit.visit.received_at >= since => view.visit(&visit)?,
@@ -199,7 +195,38 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+
     use super::*;
+
+    /// They were opened by name when their turn came, so that one was missed and another shown twice.
+    #[test]
+    fn rotated_files_whose_names_shift_while_they_are_read_are_each_read_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("visits.log");
+        let number = |number: u32| folder.path().join(format!("visits.log.{number}"));
+        for (age_s, path, line) in [(300, &number(2), "1\n"), (200, &number(1), "2\n"), (100, &path, "3\n")] {
+            fs::write(path, line).expect("there is room");
+            let file = File::options().write(true).open(path).expect("it is there");
+            file.set_modified(SystemTime::now() - Duration::from_secs(age_s)).expect("it has a time");
+        }
+        let mut lines = EveryLine::of(&path).expect("it is there");
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let each = &mut |line: &[u8]| {
+                if seen.is_empty() {
+                    fs::rename(number(2), number(3))?;
+                    fs::rename(number(1), number(2))?;
+                    fs::rename(&path, number(1))?;
+                    fs::write(&path, "4\n")?;
+                }
+                seen.push(String::from_utf8_lossy(line).trim_end().to_string());
+                Ok(())
+            };
+            lines.new_lines(each).expect("it can be read");
+        }
+        assert_eq!(seen, ["1", "2", "3", "4"]);
+    }
 
     #[test]
     fn a_time_is_one_or_how_long_ago() {
