@@ -61,8 +61,8 @@ fn tail_shows_each_visit_once_whoever_rotates_the_output() -> Outcome {
     }
     load.wait_for(60)?;
     let promised = load.stop().promised;
-    output.all_have_each_once(&promised)?;
-    seen.has_each_once(&promised)
+    output.all_have_each_once(&promised).map_err(|error| format!("the files: {error}"))?;
+    Ok(seen.has_each_once(&promised).map_err(|error| format!("tail: {error}"))?)
 }
 
 fn tail(launch: &Launch, arguments: &[&str]) -> Outcome<(i32, String, String)> {

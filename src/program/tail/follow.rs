@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -34,8 +34,9 @@ struct Growing {
     last: Vec<u8>,
     // What was read of a line whose end is not there yet.
     begun: Vec<u8>,
-    // Its first line, once that was read from its beginning.
+    // Its first line, once that was read, and whether it is the next.
     head: Option<Vec<u8>>,
+    is_at_head: bool,
     // Once it has lost its name.
     looks_left: u32,
 }
@@ -50,8 +51,16 @@ impl Growing {
             last: Vec::new(),
             begun: Vec::new(),
             head: None,
+            is_at_head: read_to == 0,
             looks_left: LOOKS_BACK,
         })
+    }
+
+    fn begin_anew(&mut self) {
+        self.read_to = 0;
+        self.last.clear();
+        self.begun.clear();
+        self.is_at_head = true;
     }
 
     /// Leaves out the lines that are there.
@@ -62,50 +71,37 @@ impl Growing {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
                 found => {
                     (self.read_to, self.last) = found?;
+                    self.is_at_head = self.read_to == 0;
                     return Ok(());
                 }
             }
         }
     }
 
-    fn was_cut_off(&self) -> io::Result<bool> {
-        if self.file.metadata()?.len() < self.read_to {
-            return Ok(true);
-        }
-        let mut there = vec![0; self.last.len()];
-        match self.file.read_exact_at(&mut there, self.read_to - self.last.len() as u64) {
-            // Since its length was asked for.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(true),
-            read => read.map(|()| there != self.last),
-        }
-    }
-
     /// Tells `each` the lines that are there now.
     fn new_lines(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        if self.was_cut_off()? {
-            // Somebody copied it first: it begins anew.
-            self.read_to = 0;
-            self.last.clear();
-            self.begun.clear();
-        }
-        self.file.seek(SeekFrom::Start(self.read_to))?;
-        let mut is_first = self.read_to == 0;
-        let mut buffer = vec![0; READ_BYTES];
+        let mut buffer = vec![0; KNOWN_BYTES + READ_BYTES];
         loop {
-            let read = self.file.read(&mut buffer)?;
-            if read == 0 {
+            // Together with what was read before: it may be cut off, and grow again, between two reads.
+            let read = self.file.read_at(&mut buffer, self.read_to - self.last.len() as u64)?;
+            let Some(new) = buffer[..read].strip_prefix(&self.last[..]) else {
+                // Somebody copied it first.
+                self.begin_anew();
+                continue;
+            };
+            if new.is_empty() {
                 return Ok(());
             }
-            self.read_to += read as u64;
-            self.last.extend_from_slice(&buffer[read.saturating_sub(KNOWN_BYTES)..read]);
+            self.read_to += new.len() as u64;
+            self.last.extend_from_slice(&new[new.len().saturating_sub(KNOWN_BYTES)..]);
             self.last.drain(..self.last.len().saturating_sub(KNOWN_BYTES));
-            for part in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
+            for part in new.split_inclusive(|byte| *byte == b'\n') {
                 // A line that is so long is none of Pixel's.
                 if self.begun.len() + part.len() <= LINE_MAX_BYTES {
                     self.begun.extend_from_slice(part);
                 }
                 if part.ends_with(b"\n") {
-                    if std::mem::take(&mut is_first) {
+                    if std::mem::take(&mut self.is_at_head) {
                         self.head = Some(self.begun.clone());
                     }
                     each(&self.begun)?;
@@ -172,10 +168,7 @@ impl Followed {
 
     /// From the beginning of the file after all.
     pub(super) fn rewind(&mut self) {
-        if let Some(open) = &mut self.open {
-            open.read_to = 0;
-            open.last.clear();
-        }
+        self.open.iter_mut().for_each(Growing::begin_anew);
     }
 
     /// The files that were rotated before the start, the oldest first, once.
@@ -210,6 +203,8 @@ impl Followed {
         };
         if named.is_some() && self.open.as_ref().map(|open| open.identity) != named {
             let new = self.open_named()?;
+            // What begins like it is its copy.
+            self.heads.extend(new.as_ref().and_then(|new| first_line(&mut BufReader::new(&new.file))));
             self.before.extend(self.open.take().map(|open| Growing { looks_left: LOOKS_BACK, ..open }));
             self.in_between(new.as_ref().map(|new| new.identity), each)?;
             self.open = new.map(|new| self.known(new.identity).unwrap_or(new));
@@ -377,12 +372,18 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for n in 0..10_000 {
-                    fs::write(&path, format!("{n}\n")).expect("written");
+                    // More than before each time.
+                    let lines: String = (0..=n / 50).map(|line| format!("{n} {line}\n")).collect();
+                    fs::write(&path, lines).expect("written");
                 }
                 is_over.store(true, Ordering::Release);
             });
+            let mut seen = BTreeSet::new();
             while !is_over.load(Ordering::Acquire) {
-                look(&mut followed);
+                for line in look(&mut followed) {
+                    assert!(line.contains(' '), "not a whole line: {line}");
+                    assert!(seen.insert(line.clone()), "twice: {line}");
+                }
             }
         });
         fs::write(&path, "last\n").expect("written");
@@ -448,6 +449,26 @@ mod tests {
         fs::rename(&path, folder.path().join("visits.log.3")).expect("renamed");
         fs::write(&path, "6\n").expect("written");
         assert_eq!(look(&mut followed), ["4", "5", "6"]);
+    }
+
+    /// It was shown twice.
+    #[test]
+    fn a_copy_of_a_file_that_was_not_looked_at_yet_is_known() {
+        for is_cut_off in [false, true] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("visits.log");
+            let beside = |name: &str| folder.path().join(name);
+            fs::write(&path, "1\n").expect("written");
+            let mut followed = Followed::start(&path).expect("it is there");
+            fs::rename(&path, beside("visits.log.1")).expect("renamed");
+            fs::write(&path, "2\n3\n").expect("written");
+            fs::copy(&path, beside("visits.log.2")).expect("copied");
+            if is_cut_off {
+                fs::write(&path, "4\n").expect("written");
+            }
+            let expected: &[&str] = if is_cut_off { &["2", "3", "4"] } else { &["2", "3"] };
+            assert_eq!(look(&mut followed), expected);
+        }
     }
 
     #[test]
