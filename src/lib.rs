@@ -39,5 +39,6 @@ pub mod relay;
 pub mod spool;
 pub mod stop;
 mod supervisor;
+#[cfg_attr(not(feature = "otel"), path = "trace/without.rs")]
 pub mod trace;
 pub mod visit;

@@ -87,7 +87,9 @@ impl Publisher for AmqpPublisher {
         match self.ears.confirms.settle(confirm) {
             Ok(tags) => {
                 if !self.spans.is_empty() {
-                    tags.iter().for_each(|tag| drop(self.spans.remove(tag)));
+                    for tag in &tags {
+                        self.spans.remove(tag);
+                    }
                 }
                 Ok(News::Confirmed(tags))
             }

@@ -18,6 +18,10 @@ mod resource;
 mod settings;
 mod spans;
 mod tracer;
+// What stands for all of these in a build without the feature `otel`.
+#[cfg(test)]
+#[expect(dead_code, unreachable_pub, reason = "only its tests are run here")]
+mod without;
 
 pub use self::context::{Context, LINKS_MAX, mark, marked};
 pub use self::export::Counts;
