@@ -50,7 +50,8 @@ pub(super) fn processor(traces: &Traces, counts: Counts) -> Result<Counting, Str
         .with_endpoint(traces.address.url.clone())
         .with_headers(traces.address.headers.iter().cloned().collect())
         .build()
-        .map_err(|error| error.to_string())?;
+        // It may say the whole address, with a password in it.
+        .map_err(|error| error.to_string().replace(&traces.address.url, &traces.address.shown))?;
     let queued = Arc::new(AtomicUsize::new(0));
     let exporter = CountingExporter {
         exporter,

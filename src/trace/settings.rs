@@ -426,6 +426,7 @@ impl ShouldSample for Sampling {
 
 #[cfg(test)]
 mod tests {
+    use super::super::export::{Counts, processor};
     use super::*;
 
     const ENDPOINT: (&str, &str) =
@@ -434,6 +435,16 @@ mod tests {
     fn read(given: &[(&str, &str)]) -> Result<Settings, String> {
         let given = given.iter().map(|(name, value)| (name.to_string(), value.to_string()));
         Settings::read(&given.collect()).map_err(|problems| problems.join("\n"))
+    }
+
+    /// What the SDK says of an address that it cannot use has all of it.
+    #[test]
+    fn a_password_in_an_address_is_not_said_whatever_is_wrong_with_it() {
+        let endpoint = format!("http://user:sesame@127.0.0.1:4318/{}", "a".repeat(1 << 16));
+        let traces = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).expect("it is one").traces;
+        let said = processor(&traces.expect("there is an endpoint"), Counts::default());
+        let said = said.map(drop).expect_err("it is too long");
+        assert!(said.contains("http://127.0.0.1:4318/aaa") && !said.contains("sesame"), "{}", &said[..100]);
     }
 
     #[test]
