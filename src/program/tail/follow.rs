@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use super::growing::Growing;
 use crate::disk::folder::Identity;
 use crate::disk::{identity, open_regular};
 use crate::output::names::plain;
@@ -20,97 +20,6 @@ const LAST_LINES: usize = 10;
 const LAST_BYTES: u64 = 64 << 10;
 /// How far the clock of a file system may be behind this one's.
 const CLOCKS: Duration = Duration::from_secs(2);
-const KNOWN_BYTES: usize = 1024;
-const READ_BYTES: usize = 256 << 10;
-/// For how many looks a file that was rotated is read still: a batch may have been on its way to it.
-const LOOKS_BACK: u32 = 50;
-
-/// A file from a place on.
-struct Growing {
-    file: File,
-    identity: Identity,
-    read_to: u64,
-    // What was read last, by which one that was cut off and has grown again is known.
-    last: Vec<u8>,
-    // What was read of a line whose end is not there yet.
-    begun: Vec<u8>,
-    // Its first line, once that was read, and whether it is the next.
-    head: Option<Vec<u8>>,
-    is_at_head: bool,
-    // Once it has lost its name.
-    looks_left: u32,
-}
-
-impl Growing {
-    fn new(file: File, read_to: u64) -> io::Result<Self> {
-        let identity = identity(&file.metadata()?);
-        Ok(Growing {
-            file,
-            identity,
-            read_to,
-            last: Vec::new(),
-            begun: Vec::new(),
-            head: None,
-            is_at_head: read_to == 0,
-            looks_left: LOOKS_BACK,
-        })
-    }
-
-    fn begin_anew(&mut self) {
-        self.read_to = 0;
-        self.last.clear();
-        self.begun.clear();
-        self.is_at_head = true;
-    }
-
-    /// Leaves out the lines that are there.
-    fn skip_lines(&mut self) -> io::Result<()> {
-        loop {
-            match end_of_lines(&mut self.file) {
-                // It was cut off since its length was asked for.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
-                found => {
-                    (self.read_to, self.last) = found?;
-                    self.is_at_head = self.read_to == 0;
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// Tells `each` the lines that are there now.
-    fn new_lines(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut buffer = vec![0; KNOWN_BYTES + READ_BYTES];
-        loop {
-            // Together with what was read before: it may be cut off, and grow again, between two reads.
-            let read = self.file.read_at(&mut buffer, self.read_to - self.last.len() as u64)?;
-            let Some(new) = buffer[..read].strip_prefix(&self.last[..]) else {
-                // Somebody copied it first.
-                self.begin_anew();
-                continue;
-            };
-            if new.is_empty() {
-                return Ok(());
-            }
-            self.read_to += new.len() as u64;
-            self.last.extend_from_slice(&new[new.len().saturating_sub(KNOWN_BYTES)..]);
-            self.last.drain(..self.last.len().saturating_sub(KNOWN_BYTES));
-            for part in new.split_inclusive(|byte| *byte == b'\n') {
-                // A line that is so long is none of Pixel's.
-                if self.begun.len() + part.len() <= LINE_MAX_BYTES {
-                    self.begun.extend_from_slice(part);
-                }
-                if part.ends_with(b"\n") {
-                    if std::mem::take(&mut self.is_at_head) {
-                        self.head = Some(self.begun.clone());
-                    }
-                    each(&self.begun)?;
-                    self.begun.clear();
-                }
-            }
-        }
-    }
-}
 
 /// The output at a path, whichever file that is.
 pub(super) struct Followed {
@@ -205,7 +114,7 @@ impl Followed {
             let new = self.open_named()?;
             // What begins like it is its copy.
             self.heads.extend(new.as_ref().and_then(|new| first_line(&mut BufReader::new(&new.file))));
-            self.before.extend(self.open.take().map(|open| Growing { looks_left: LOOKS_BACK, ..open }));
+            self.before.extend(self.open.take().map(Growing::without_name));
             self.in_between(new.as_ref().map(|new| new.identity), each)?;
             self.open = new.map(|new| self.known(new.identity).unwrap_or(new));
         }
@@ -213,10 +122,7 @@ impl Followed {
             file.new_lines(each)?;
             self.heads.extend(file.head.take());
         }
-        self.before.retain_mut(|file| {
-            file.looks_left = file.looks_left.saturating_sub(1);
-            file.looks_left > 0
-        });
+        self.before.retain_mut(Growing::is_looked_at_again);
         Ok(())
     }
 
@@ -290,28 +196,6 @@ impl Followed {
     }
 }
 
-/// Where the last whole line ends, and what stands right before that.
-fn end_of_lines(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
-    let mut end = file.metadata()?.len();
-    let mut piece = vec![0; 4096];
-    while end > 0 {
-        let from = end.saturating_sub(piece.len() as u64);
-        let there = &mut piece[..(end - from) as usize];
-        file.seek(SeekFrom::Start(from))?;
-        file.read_exact(there)?;
-        match memchr::memrchr(b'\n', there) {
-            Some(at) => {
-                end = from + at as u64 + 1;
-                let mut last = vec![0; end.min(KNOWN_BYTES as u64) as usize];
-                file.read_exact_at(&mut last, end.saturating_sub(KNOWN_BYTES as u64))?;
-                return Ok((end, last));
-            }
-            None => end = from,
-        }
-    }
-    Ok((0, Vec::new()))
-}
-
 /// The lines of a file, decompressed; none where it cannot be read.
 fn lines_in(file: &FileToRead) -> Option<Box<dyn BufRead>> {
     file.lines(&Rc::default()).ok()
@@ -349,6 +233,7 @@ mod tests {
     use std::fs;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use super::super::growing::LOOKS_BACK;
     use super::*;
 
     fn look(followed: &mut Followed) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 mod chosen;
 mod follow;
+mod growing;
 mod shown;
 
 use std::io::{self, ErrorKind, Write};
