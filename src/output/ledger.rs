@@ -415,13 +415,12 @@ pub(super) fn read_closed_files(path: &Path) -> io::Result<Vec<FileRecord>> {
 }
 
 /// Of records that are there twice the last.
-fn last_of_each(records: Vec<FileRecord>) -> Vec<FileRecord> {
-    let mut closed: Vec<FileRecord> = Vec::new();
-    for record in records {
-        closed.retain(|known| known.id != record.id);
-        closed.push(record);
-    }
-    closed
+fn last_of_each(mut records: Vec<FileRecord>) -> Vec<FileRecord> {
+    let mut later = HashSet::new();
+    records.reverse();
+    records.retain(|record| later.insert(record.id));
+    records.reverse();
+    records
 }
 
 /// Reads which of the files of the ledger at `path` Pixel removed.
