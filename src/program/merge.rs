@@ -1,9 +1,9 @@
 //! `pixel merge`: several outputs as one file, each visit once, in the order of their times.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use clap::{Arg, ArgMatches, Command};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::process::Failure;
 use super::progress::Progress;
 use super::sorted_lines::{Key, SortedLines};
-use super::visit_file::{LINE_MAX_BYTES, skip_line};
+use super::visit_file::{LINE_MAX_BYTES, decompressed, skip_line};
 use crate::disk::{create_draft, folder_of, rename_new, sibling, sync_folder};
 use crate::limits::raise_open_files_max;
 use crate::visit::lines::LineFormat;
@@ -120,19 +120,12 @@ struct Found {
 /// the last line feed is being written, or torn.
 fn read(path: &Path, lines: &mut SortedLines) -> Result<Found, Failure> {
     let failed = |error: io::Error| unreadable(path, &error);
-    let stored = BufReader::new(File::open(path).map_err(failed)?);
-    let mut reader: Box<dyn BufRead> = match path.extension().and_then(OsStr::to_str) {
-        Some("gz") => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(stored))),
-        Some("zst" | "zstd") => {
-            Box::new(BufReader::new(zstd::stream::Decoder::with_buffer(stored).map_err(failed)?))
-        }
-        _ => Box::new(stored),
-    };
+    let mut reader = File::open(path).and_then(|file| decompressed(file, &Rc::default())).map_err(failed)?;
     let (mut line, mut number, mut found, mut first_bad) = (Vec::new(), 0_u64, Found::default(), None);
     loop {
         line.clear();
         number += 1;
-        io::Read::take(&mut reader, LINE_MAX_BYTES as u64).read_until(b'\n', &mut line).map_err(failed)?;
+        io::Read::take(&mut *reader, LINE_MAX_BYTES as u64).read_until(b'\n', &mut line).map_err(failed)?;
         if !line.ends_with(b"\n") && line.len() < LINE_MAX_BYTES {
             return match first_bad {
                 Some(refusal) if found.visits == 0 => Err(Failure::Settings(refusal)),

@@ -246,6 +246,10 @@ fn visits_in_both_outputs_are_told_from_lost_ones_and_merged_to_one_each() -> Ou
     let merge = Launch::new("pixel")?.argument("merge").argument(&paths[0]);
     let (status, lines, said) = merge.clone().argument(&format!("{}.gz", paths[1])).run()?;
     assert!(status == 0 && lines.lines().eq(merged.lines()), "{status} {said} {lines}");
+    // Whatever they are called.
+    std::fs::rename(format!("{}.gz", paths[1]), &paths[1])?;
+    let (status, lines, said) = merge.clone().argument(&paths[1]).run()?;
+    assert!(status == 0 && lines.lines().eq(merged.lines()), "{status} {said} {lines}");
     // What others have written into one, and what a crash has left in it.
     let mut with_others: Vec<String> = merged.lines();
     with_others.insert(0, "a line of others".into());
