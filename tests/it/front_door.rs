@@ -38,6 +38,28 @@ fn crowd(address: SocketAddr, size: usize, request: &[u8]) -> Vec<TcpStream> {
 }
 
 #[test]
+fn as_many_workers_take_requests_as_it_is_told_and_there_are_cores() -> Outcome {
+    let cores = thread::available_parallelism()?.get().max(2);
+    for (told, workers) in [(1, 1), (2, 2), (cores + 5, cores)] {
+        let mut system = Embedded::with(|launch| launch.with("workers", told.to_string()))?;
+        let tasks = format!("/proc/{}/task", system.pixel.pid()?.as_raw_nonzero());
+        let is_worker = |name: &String| {
+            name.trim().strip_prefix("http-").is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        let count = || {
+            let names = fs::read_dir(&tasks).into_iter().flatten();
+            let names = names.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+            names.filter(is_worker).count()
+        };
+        wait_until("the workers", || count() >= workers)?;
+        system.visit(&[])?;
+        assert_eq!(count(), workers);
+        system.pixel.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn no_declared_body_ends_or_blocks_it() -> Outcome {
     // With one worker, whatever blocks a worker blocks everything.
     let mut system = Embedded::with(|launch| launch.with("workers", "1"))?;

@@ -61,6 +61,49 @@ fn a_visit_reaches_the_file_whichever_service_starts_first() -> Outcome {
 }
 
 #[test]
+fn exchanges_queues_and_their_arguments_are_as_they_are_documented() -> Outcome {
+    let broker = Broker::shared()?;
+    let services = Services::new(&broker.url(), "documented")?;
+    let mut http = services.http.start()?;
+    http.admin()?.wait_for_metric("pixel_broker_connected", |is_connected| is_connected == 1.0)?;
+    let list = |arguments: &[&str]| -> Outcome<BTreeSet<String>> {
+        let listed = broker.nodes[0].control(&[arguments, &["--quiet", "--no-table-headers"]].concat())?;
+        let lines = String::from_utf8(listed.stdout)?;
+        Ok(lines.lines().filter(|line| line.contains("documented")).map(str::to_string).collect())
+    };
+    let exchanges = list(&["list_exchanges", "name", "type", "durable"])?;
+    assert_eq!(
+        exchanges,
+        ["documented\tdirect\ttrue", "documented.dead\tfanout\ttrue"].map(str::to_string).into()
+    );
+    let bindings = list(&["list_bindings", "source_name", "destination_name", "routing_key"])?;
+    for binding in ["documented\tdocumented\tvisit", "documented.dead\tdocumented.dead\t"] {
+        assert!(bindings.contains(binding), "{bindings:?}");
+    }
+    let queues = list(&["list_queues", "name", "durable", "arguments"])?;
+    let arguments = |queue: &str| -> Outcome<BTreeSet<String>> {
+        let found = queues.iter().find_map(|line| line.strip_prefix(&format!("{queue}\ttrue\t[")));
+        let found =
+            found.and_then(|rest| rest.strip_suffix(']')).ok_or_else(|| format!("{queue}: {queues:?}"))?;
+        Ok(found
+            .split_inclusive('}')
+            .map(|argument| argument.trim_start_matches([',', ' ']).to_string())
+            .collect())
+    };
+    let expected = [
+        "{\"x-queue-type\",\"quorum\"}",
+        "{\"x-single-active-consumer\",true}",
+        "{\"x-dead-letter-exchange\",\"documented.dead\"}",
+        "{\"x-dead-letter-strategy\",\"at-least-once\"}",
+        "{\"x-overflow\",\"reject-publish\"}",
+        "{\"x-delivery-limit\",1000}",
+    ];
+    assert_eq!(arguments("documented")?, expected.map(str::to_string).into());
+    assert!(arguments("documented.dead")?.contains("{\"x-queue-type\",\"quorum\"}"), "{queues:?}");
+    http.stop()
+}
+
+#[test]
 fn another_client_s_message_is_written_and_recognised_by_its_id() -> Outcome {
     let broker = Broker::shared()?;
     let (mut storage, output) = storage_alone(broker, "foreign", "pipe")?;
