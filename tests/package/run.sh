@@ -11,6 +11,7 @@ deb=${1:-}
 	make --no-print-directory deb
 	deb=$(find target/debian -name 'pixel_*.deb' | sort | tail -n 1)
 }
+lintian --allow-root --fail-on error,warning "$deb"
 folder=$(mktemp -d)
 trap 'rm -rf --one-file-system "$folder"' EXIT
 machine=$folder/machine
