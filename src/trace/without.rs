@@ -38,7 +38,7 @@ impl Settings {
         }
         let asks = |name: &&str| given(name).is_some_and(|text| !text.trim().is_empty());
         let problems: Vec<_> =
-            ENDPOINTS.into_iter().filter(asks).map(|name| format!("{name} is set: {ABSENT}")).collect();
+            ENDPOINTS.into_iter().filter(asks).map(|name| format!("{name}: {ABSENT}")).collect();
         if problems.is_empty() { Ok(Settings::default()) } else { Err(problems) }
     }
 }
@@ -224,7 +224,7 @@ mod tests {
         let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:4318");
         let said = problems(&[traces]);
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].starts_with("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set: "), "{said:?}");
+        assert!(said[0].starts_with("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "), "{said:?}");
         assert!(said[0].contains("cargo build --release"), "{said:?}");
         let everything = ENDPOINTS.map(|name| (name, "http://127.0.0.1:4318"));
         assert_eq!(problems(&everything).len(), 3);
