@@ -90,7 +90,14 @@ fn a_variable_that_does_not_exist_and_a_level_that_is_none_are_refused() -> Outc
     let launch = Launch::new("pixel")?.variable("PIXEL_SITE", "px.example.com").variable("RUST_LOG", "debug");
     let mut program = launch.start()?;
     program.wait_for_log("the spool is")?;
-    program.stop()
+    program.stop()?;
+    // Where both are set PIXEL_LOG counts, for each part by itself.
+    let launch = Launch::new("pixel")?.variable("RUST_LOG", "trace");
+    let mut program = launch.variable("PIXEL_LOG", "warn,pixel::program=debug").spawn()?;
+    program.wait_for_log("the spool is")?;
+    program.stop()?;
+    assert!(program.log().lines().all(|line| line.contains(" pixel::program")), "{}", program.log());
+    Ok(())
 }
 
 #[test]
