@@ -1,5 +1,6 @@
 //! A broker that is spoken with over TLS: who is believed, and who is let in.
 
+use std::net::TcpStream;
 use std::path::Path;
 
 use crate::Outcome;
@@ -9,6 +10,7 @@ use crate::support::fixtures::Services;
 use crate::support::launch::Launch;
 use crate::support::load::Load;
 use crate::support::port::free_port;
+use crate::support::wait::wait_until;
 
 /// A broker that wants certificates of its clients, and its TLS port.
 fn start(folder: &Path) -> Outcome<(Broker, u16)> {
@@ -19,7 +21,10 @@ fn start(folder: &Path) -> Outcome<(Broker, u16)> {
          ssl_options.certfile = {folder}/server.pem\nssl_options.keyfile = {folder}/server.key\n\
          ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
     );
-    Ok((Broker::with(settings.leak())?, port))
+    let broker = Broker::with(settings.leak())?;
+    // It opens its ports one after another.
+    wait_until("the port for TLS", || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+    Ok((broker, port))
 }
 
 #[test]
