@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 
-/// How many spans one is linked to at most.
-pub const LINKS_MAX: usize = 128;
+/// How many spans one is linked to: none.
+pub const LINKS_MAX: usize = 0;
 const ABSENT: &str = "this Pixel was built without OpenTelemetry, as `make run` builds it: `cargo build --release` has \
     it, and so have the package and the images; or unset it";
 /// Those that ask for something to be sent.

@@ -122,7 +122,7 @@ impl Followed {
             file.new_lines(each)?;
             self.heads.extend(file.head.take());
         }
-        self.before.retain_mut(Growing::is_looked_at_again);
+        self.before.retain_mut(Growing::count_look);
         Ok(())
     }
 
@@ -173,7 +173,7 @@ impl Followed {
             // Its name is another's since it was listed.
             return Ok(());
         }
-        let growing = Growing::new(file.try_clone()?, 0)?;
+        let growing = Growing::new(file.try_clone()?)?;
         let Ok(mut lines) = decompressed(file, &Rc::default()) else { return Ok(()) };
         let Some(head) = first_line(&mut lines) else { return Ok(()) };
         if !self.heads.insert(head.clone()) {
@@ -189,7 +189,7 @@ impl Followed {
 
     fn open_named(&self) -> io::Result<Option<Growing>> {
         match open_regular(&self.path, File::options().read(true)) {
-            Ok(file) => Growing::new(file, 0).map(Some),
+            Ok(file) => Growing::new(file).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -1,7 +1,7 @@
 //! One file as it grows, under whoever cuts it off.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 
 use crate::disk::folder::Identity;
@@ -14,7 +14,7 @@ pub(super) const LOOKS_BACK: u32 = 50;
 const KNOWN_BYTES: usize = 1024;
 const READ_BYTES: usize = 256 << 10;
 
-/// A file from a place on.
+/// A file, and how far it was read.
 pub(super) struct Growing {
     pub(super) file: File,
     pub(super) identity: Identity,
@@ -31,16 +31,17 @@ pub(super) struct Growing {
 }
 
 impl Growing {
-    pub(super) fn new(file: File, read_to: u64) -> io::Result<Self> {
+    /// From its beginning.
+    pub(super) fn new(file: File) -> io::Result<Self> {
         let identity = identity(&file.metadata()?);
         Ok(Growing {
             file,
             identity,
-            read_to,
+            read_to: 0,
             last: Vec::new(),
             begun: Vec::new(),
             head: None,
-            is_at_head: read_to == 0,
+            is_at_head: true,
             looks_left: LOOKS_BACK,
         })
     }
@@ -50,8 +51,8 @@ impl Growing {
         Growing { looks_left: LOOKS_BACK, ..self }
     }
 
-    /// Once it has lost its name: whether there is to be another look at it.
-    pub(super) fn is_looked_at_again(&mut self) -> bool {
+    /// Counts a look at it, once it has lost its name; returns whether there is to be another.
+    pub(super) fn count_look(&mut self) -> bool {
         self.looks_left = self.looks_left.saturating_sub(1);
         self.looks_left > 0
     }
@@ -67,7 +68,7 @@ impl Growing {
     /// Leaves out the lines that are there.
     pub(super) fn skip_lines(&mut self) -> io::Result<()> {
         loop {
-            match end_of_lines(&mut self.file) {
+            match end_of_lines(&self.file) {
                 // It was cut off since its length was asked for.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
                 found => {
@@ -114,14 +115,13 @@ impl Growing {
 }
 
 /// Where the last whole line ends, and what stands right before that.
-fn end_of_lines(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
+fn end_of_lines(file: &File) -> io::Result<(u64, Vec<u8>)> {
     let mut end = file.metadata()?.len();
     let mut piece = vec![0; 4096];
     while end > 0 {
         let from = end.saturating_sub(piece.len() as u64);
         let there = &mut piece[..(end - from) as usize];
-        file.seek(SeekFrom::Start(from))?;
-        file.read_exact(there)?;
+        file.read_exact_at(there, from)?;
         match memchr::memrchr(b'\n', there) {
             Some(at) => {
                 end = from + at as u64 + 1;
